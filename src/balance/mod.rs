@@ -1,0 +1,152 @@
+//! Backend groups: which backend gets this attempt of a request.
+//!
+//! Built on `pingora-load-balancing`: its `LoadBalancer` holds the backends of a group, its `HealthRegistry` their
+//! probes; ours are the selection (`round_robin`), the state of each backend (`state`) and stickiness (`sticky`).
+
+pub mod round_robin;
+pub mod state;
+pub mod sticky;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use pingora_load_balancing::discovery::Static;
+use pingora_load_balancing::{Backends, Extensions, HealthRegistry, LoadBalancer};
+use smallvec::SmallVec;
+
+use round_robin::SmoothRoundRobin;
+use state::{BackendState, Now};
+use sticky::Stickiness;
+
+/// One server that requests are sent to, as its group sees it.
+#[derive(Debug)]
+pub struct Backend {
+    pub name: String,
+    /// How the configuration calls it: `app.internal:8080`.
+    pub host: String,
+    pub address: SocketAddr,
+    pub weight: usize,
+    pub backup: bool,
+    pub state: Arc<BackendState>,
+}
+
+/// What `Group::new` needs beside the backends.
+pub struct Settings {
+    pub name: String,
+    pub timeouts: Timeouts,
+    pub stickiness: Option<Stickiness>,
+    /// Where the health of the backends is kept; a group without health checks has a registry of its own.
+    pub registry: Option<Arc<HealthRegistry>>,
+}
+
+/// Timeouts towards a backend, each for one operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub read: Duration,
+    pub send: Duration,
+    pub websocket_idle: Duration,
+}
+
+/// A set of backends that can stand in for each other.
+pub struct Group {
+    pub name: String,
+    pub timeouts: Timeouts,
+    pub stickiness: Option<Stickiness>,
+    backends: Vec<Backend>,
+    by_address: hashbrown::HashMap<SocketAddr, u16, foldhash::fast::RandomState>,
+    balancer: LoadBalancer<SmoothRoundRobin>,
+    /// The balancer may be asked this often before every backend has come up once.
+    rounds: usize,
+    has_backups: bool,
+}
+
+/// The backends that an attempt of this request was made at.
+pub type Tried = SmallVec<[u16; 4]>;
+
+/// The backend for one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pick {
+    pub backend: u16,
+    /// The client's cookie named it, so it need not be set again.
+    pub stuck: bool,
+}
+
+impl Group {
+    /// Builds a group. Backends beyond 65,535 are left out, far more than a group may have.
+    pub fn new(settings: Settings, backends: Vec<Backend>) -> Self {
+        let members: BTreeSet<_> = backends.iter().map(as_member).collect();
+        let weights: usize = backends.iter().map(|backend| backend.weight).sum();
+        let discovery = Static::new(members);
+        let view = match settings.registry {
+            Some(registry) => Backends::new_with_health_registry(discovery, registry),
+            None => Backends::new(discovery),
+        };
+        let order: Vec<SocketAddr> = backends.iter().map(|backend| backend.address).collect();
+        let balancer = LoadBalancer::from_backends_with_config(view, Some(order));
+        // A static discovery is ready at once and never fails.
+        let _ = balancer.update().now_or_never();
+        Group {
+            name: settings.name,
+            timeouts: settings.timeouts,
+            stickiness: settings.stickiness,
+            by_address: (0..).zip(&backends).map(|(index, backend)| (backend.address, index)).collect(),
+            has_backups: backends.iter().any(|backend| backend.backup),
+            rounds: weights + backends.len(),
+            backends,
+            balancer,
+        }
+    }
+
+    /// Chooses a backend for an attempt: the one the client sticks to while it is eligible, otherwise the next in
+    /// turn. `None`: no backend that was not tried is eligible.
+    pub fn pick(&self, cookie: Option<&str>, tried: &[u16], now: Now) -> Option<Pick> {
+        let stuck = cookie.zip(self.stickiness.as_ref()).and_then(|(cookie, stickiness)| stickiness.backend(cookie));
+        if let Some(backend) = stuck
+            && self.is_eligible(backend, tried, now)
+        {
+            return Some(Pick { backend, stuck: true });
+        }
+        let next = self.next(false, tried, now);
+        let next = if next.is_none() && self.has_backups { self.next(true, tried, now) } else { next };
+        next.map(|backend| Pick { backend, stuck: false })
+    }
+
+    fn next(&self, backup: bool, tried: &[u16], now: Now) -> Option<u16> {
+        if let [only] = self.backends.as_slice() {
+            return (only.backup == backup && self.is_eligible(0, tried, now)).then_some(0);
+        }
+        let fits = |index: u16| self.backend(index).is_some_and(|b| b.backup == backup) && self.is_eligible(index, tried, now);
+        let index_of =
+            |member: &pingora_load_balancing::Backend| member.addr.as_inet().and_then(|address| self.by_address.get(address)).copied();
+        let chosen = self.balancer.select_with(b"", self.rounds, |member, _| index_of(member).is_some_and(fits));
+        // Other threads take turns too: one that met only unfit backends must still find the fit one.
+        chosen.as_ref().and_then(index_of).or_else(|| (0..).take(self.backends.len()).find(|index| fits(*index)))
+    }
+
+    fn is_eligible(&self, index: u16, tried: &[u16], now: Now) -> bool {
+        !tried.contains(&index) && self.backend(index).is_some_and(|backend| backend.state.is_eligible(now))
+    }
+
+    pub fn backend(&self, index: u16) -> Option<&Backend> {
+        self.backends.get(usize::from(index))
+    }
+
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+}
+
+fn as_member(backend: &Backend) -> pingora_load_balancing::Backend {
+    pingora_load_balancing::Backend {
+        addr: pingora::protocols::l4::socket::SocketAddr::Inet(backend.address),
+        weight: backend.weight,
+        ext: Extensions::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! The live state of a backend: what health checks and traffic have found out. It outlives a configuration.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::Lazy;
+
+/// How long a backend that refused a connection stays out when no health check lets it in again.
+pub const EJECTION: Duration = Duration::from_secs(10);
+
+/// Milliseconds since the process started: a point in time that fits into an atomic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now(pub u64);
+
+static START: Lazy<Instant> = Lazy::new(Instant::now);
+
+impl Now {
+    pub fn read() -> Self {
+        Now(u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[derive(Debug)]
+pub struct BackendState {
+    /// By health checks; a backend is healthy until they say otherwise.
+    healthy: AtomicBool,
+    /// By traffic: it refused a connection and is out until then.
+    ejected_until: AtomicU64,
+    in_flight: AtomicU32,
+}
+
+impl Default for BackendState {
+    fn default() -> Self {
+        Self { healthy: AtomicBool::new(true), ejected_until: AtomicU64::new(0), in_flight: AtomicU32::new(0) }
+    }
+}
+
+impl BackendState {
+    /// Healthy and not ejected.
+    pub fn is_eligible(&self, now: Now) -> bool {
+        self.healthy.load(Ordering::Relaxed) && self.ejected_until.load(Ordering::Relaxed) <= now.0
+    }
+
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Health checks have changed their mind.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Ordering::Relaxed);
+    }
+
+    /// The backend refused a connection. `true` if it was not out yet.
+    pub fn eject(&self, now: Now) -> bool {
+        let until = now.0.saturating_add(u64::try_from(EJECTION.as_millis()).unwrap_or(u64::MAX));
+        self.ejected_until.swap(until, Ordering::Relaxed) <= now.0
+    }
+
+    /// A probe connected: whatever made it refuse is over. `true` if it was out.
+    pub fn readmit(&self) -> bool {
+        self.ejected_until.swap(0, Ordering::Relaxed) > Now::read().0
+    }
+
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

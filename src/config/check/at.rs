@@ -1,0 +1,67 @@
+//! A cursor into a document: the node that a check looks at, and so the place of its diagnostics.
+
+use std::ops::Range;
+
+use super::super::diagnostic::{Diagnostic, Place};
+use super::super::tree::{Document, Node, Step};
+
+#[derive(Clone)]
+pub(super) struct At<'d> {
+    document: &'d Document,
+    node: &'d Node,
+    /// The key that leads here, shown for a value that spans lines.
+    key: Option<Range<usize>>,
+}
+
+impl<'d> At<'d> {
+    pub(super) fn root(document: &'d Document) -> Self {
+        At { document, node: &document.root, key: None }
+    }
+
+    /// The value of a key; where it is not given, the mapping that should have it.
+    pub(super) fn key(&self, key: &str) -> At<'d> {
+        match self.node.child(&Step::Key(key.to_owned())) {
+            Some(node) => At { document: self.document, node, key: self.node.key_span(key) },
+            None => self.clone(),
+        }
+    }
+
+    pub(super) fn index(&self, index: usize) -> At<'d> {
+        match self.node.child(&Step::Index(index)) {
+            Some(node) => At { document: self.document, node, key: None },
+            None => self.clone(),
+        }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        let span = self.node.span.clone();
+        let text = self.document.source.text.get(span.clone()).unwrap_or_default();
+        let shown = match &self.key {
+            Some(key) if text.contains('\n') => key.clone(),
+            _ if text.contains('\n') => span.start..span.start + text.find('\n').unwrap_or_default(),
+            _ => span,
+        };
+        self.document.place(shown)
+    }
+
+    /// The place of a key's own name.
+    pub(super) fn place_of_key(&self, key: &str) -> Place {
+        self.document.place(self.node.key_span(key).unwrap_or_else(|| self.node.span.clone()))
+    }
+
+    pub(super) fn error(&self, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::error(self.place(), message)
+    }
+
+    pub(super) fn warning(&self, message: impl Into<String>) -> Diagnostic {
+        Diagnostic::warning(self.place(), message)
+    }
+}
+
+/// Adds "did you mean" where there is something to suggest.
+pub(super) fn hint(diagnostic: Diagnostic, meant: Option<&str>) -> Diagnostic {
+    match meant {
+        Some(meant) => diagnostic.with_help(format!("did you mean `{meant}`?")),
+        None => diagnostic,
+    }
+}

@@ -1,0 +1,308 @@
+//! From raw values to checked ones: names are resolved, defaults filled in, every mistake collected.
+
+mod at;
+mod group;
+mod listener;
+mod site;
+mod users;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::diagnostic::{Diagnostic, Place, Report, Severity, did_you_mean};
+use super::raw::{self, Short};
+use super::read::read;
+use super::source::{files_of, read_document, relative_to};
+use super::tree::Document;
+use super::{AccessLog, Config, Group, GroupId, LogFormat, LogTarget, Secret, Site, Target, Timeouts, UnknownHost};
+use at::At;
+
+/// Groups of the main file by name, for routes and users that refer to them.
+type GroupNames = HashMap<String, GroupId>;
+
+/// Checks the files from the main file on. `None` when a mistake outside the sites refuses all of it; otherwise the
+/// configuration and the names of broken sites.
+pub(super) fn check(path: &Path, report: &mut Report) -> Option<(Config, Vec<String>)> {
+    let mut document = read_document(path, report)?;
+    let main: raw::Main = read(&mut document, report);
+    let at = At::root(&document);
+    let listeners = listener::check(&main.listeners, &at.key("listeners"), report);
+    let defaults = group::Defaults::new(&main.defaults, &at.key("defaults"), report);
+    let mut groups = group::check_all(&main.backend_groups, &defaults, &at.key("backend_groups"), report);
+    let names: GroupNames = (0..).zip(&groups).map(|(id, group)| (group.name.clone(), GroupId(id))).collect();
+    let users_files = read_files(main.users.as_ref(), path, &at.key("users"), report);
+    let users = users::check(users_files, &names, report);
+    let trusted_proxies = trusted_proxies(&main.trusted_proxies, &at.key("trusted_proxies"), report);
+    let access_log = access_log(main.access_log.as_ref(), path, &at.key("access_log"), report);
+    let site_files = site_files(main.sites.as_ref(), path, &at.key("sites"), report);
+    if main.threads == Some(0) || main.threads > Some(1024) {
+        report.push(at.key("threads").error("`threads` is a number from 1 to 1024"));
+    }
+    run_as(main.run_as.as_deref(), &at.key("run_as"), report);
+    let refused = report.has_errors();
+
+    // From here on mistakes belong to single sites.
+    let tls_port = listeners.iter().find(|listener| listener.tls).map(|listener| listener.address.port());
+    let context = site::Context { defaults: &defaults, groups: &names, tls_port };
+    let sites = check_sites(site_files, &context, &mut groups, report);
+    let unknown_host = unknown_host(main.unknown_host.as_ref(), &sites, &at.key("unknown_host"), report);
+    warn_about_tls(&main, &sites, &at, report);
+    let default_missing = matches!(&unknown_host, Some(UnknownHost::Site(name)) if !sites.iter().any(|s| s.site.name == *name));
+    if refused || unknown_host.is_none() || default_missing {
+        return None;
+    }
+    let broken = sites.iter().filter(|site| site.broken).map(|site| site.site.name.clone()).collect();
+    let config = Config {
+        listeners,
+        unknown_host: unknown_host?,
+        trusted_proxies,
+        threads: main.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        run_as: main.run_as,
+        state_dir: main.state_dir.map_or_else(|| PathBuf::from("/var/lib/portcullis"), |dir| relative_to(path, &dir)),
+        sticky_secret: main.sticky_secret.map(Secret),
+        access_log,
+        drain_timeout: main.drain_timeout.map_or(Duration::from_secs(30), |time| time.0),
+        groups,
+        sites: sites.into_iter().map(|checked| checked.site).collect(),
+        users,
+    };
+    Some((config, broken))
+}
+
+// === Files that the main file names ===
+
+/// Reads the documents that the patterns name. Any file that cannot be read is a mistake of the main file.
+fn read_files(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<Document> {
+    let mut documents = Vec::new();
+    for path in paths_of(patterns, from, at, report) {
+        documents.extend(read_document(&path, report));
+    }
+    documents
+}
+
+fn paths_of(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for (index, pattern) in patterns.into_iter().flat_map(|patterns| &patterns.0).enumerate() {
+        match files_of(pattern, from) {
+            Ok(found) => paths.extend(found),
+            Err(why) => report.push(at.index(index).error(why)),
+        }
+    }
+    paths.dedup();
+    paths
+}
+
+/// Site files with what was found wrong while reading them: that is the site's own trouble.
+fn site_files(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<site::File> {
+    let Some(patterns) = patterns else {
+        let help = "add `sites: sites.d/*.yaml`, and a file for each site in that directory";
+        report.push(at.warning("no `sites`: every request is for an unknown host").with_help(help));
+        return Vec::new();
+    };
+    let mut files = Vec::new();
+    for path in paths_of(Some(patterns), from, at, report) {
+        let mut own = Report::default();
+        let document = read_document(&path, &mut own);
+        files.push(site::File { path, document, report: own });
+    }
+    files
+}
+
+// === Sites ===
+
+/// Checks the sites in the order of their files. A domain that an earlier site has breaks the later one.
+fn check_sites(files: Vec<site::File>, context: &site::Context<'_>, groups: &mut Vec<Group>, report: &mut Report) -> Vec<site::Checked> {
+    let mut sites: Vec<site::Checked> = Vec::new();
+    let mut domains: HashMap<String, Place> = HashMap::new();
+    let mut names: HashMap<String, Place> = HashMap::new();
+    for file in files {
+        let Some((mut checked, mut own)) = site::check(file, groups.len(), context) else { continue };
+        if let Some(first) = names.get(&checked.site.name) {
+            let message = format!("a second site is named `{}`", checked.site.name);
+            own.push(Diagnostic::error(checked.place.clone(), message).with_related(first.clone(), "the first one is here"));
+        }
+        names.entry(checked.site.name.clone()).or_insert_with(|| checked.place.clone());
+        for (pattern, place) in checked.site.domains.iter().zip(&checked.domain_places) {
+            match domains.get(&pattern.key()) {
+                Some(first) => own.push(
+                    Diagnostic::error(place.clone(), format!("`{}` belongs to another site already", pattern.key()))
+                        .with_related(first.clone(), "the site that keeps it names it here")
+                        .with_help("a domain belongs to one site: remove it from one of them"),
+                ),
+                None => drop(domains.insert(pattern.key(), place.clone())),
+            }
+        }
+        checked.broken = own.has_errors();
+        if checked.broken {
+            checked.site.routes.clear();
+            // Its good domains answer 503; those of another site stay with that one.
+            let kept = checked.site.domains.iter().zip(&checked.domain_places);
+            let kept = kept.filter(|(pattern, place)| domains.get(&pattern.key()).is_some_and(|first| same_place(first, place)));
+            checked.site.domains = kept.map(|(pattern, _)| pattern.clone()).collect();
+        } else {
+            groups.extend(checked.group.take());
+        }
+        report.append(own);
+        sites.push(checked);
+    }
+    sites
+}
+
+fn same_place(a: &Place, b: &Place) -> bool {
+    a.source.path == b.source.path && a.span == b.span
+}
+
+// === Single keys ===
+
+fn unknown_host(value: Option<&raw::Word>, sites: &[site::Checked], at: &At<'_>, report: &mut Report) -> Option<UnknownHost> {
+    match value.map(|word| word.0.as_str()) {
+        None | Some("drop") => Some(UnknownHost::Drop),
+        Some("404") => Some(UnknownHost::NotFound),
+        Some(name) => {
+            let names = || sites.iter().map(|checked| checked.site.name.as_str());
+            if names().any(|site| site == name) {
+                return Some(UnknownHost::Site(name.to_owned()));
+            }
+            let diagnostic = at.error(format!("`{name}` is neither `drop` nor `404` nor the name of a site"));
+            report.push(at::hint(diagnostic, did_you_mean(name, names().chain(["drop"]))));
+            None
+        }
+    }
+}
+
+fn trusted_proxies(texts: &[String], at: &At<'_>, report: &mut Report) -> Vec<IpNet> {
+    let mut nets = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
+            Ok(net) => nets.push(net),
+            Err(_) => report.push(
+                at.index(index)
+                    .error(format!("`{text}` is no address and no network"))
+                    .with_help("write for example `10.0.0.0/8` or `192.0.2.7`"),
+            ),
+        }
+    }
+    nets
+}
+
+fn access_log(value: Option<&Short<raw::AccessLog>>, from: &Path, at: &At<'_>, report: &mut Report) -> AccessLog {
+    let (format, path) = match value {
+        None | Some(Short::Switch(true)) => (None, None),
+        Some(Short::Switch(false)) => return AccessLog { format: LogFormat::Combined, target: LogTarget::Off },
+        Some(Short::Word(word)) => (Some(word.as_str()), None),
+        Some(Short::Long(log)) => (log.format.as_deref(), log.path.as_ref()),
+    };
+    let format = match format {
+        None | Some("combined") => LogFormat::Combined,
+        Some("json") => LogFormat::Json,
+        Some("off") => return AccessLog { format: LogFormat::Combined, target: LogTarget::Off },
+        Some(other) => {
+            report.push(at::hint(
+                at.error(format!("`{other}` is no format of the access log: `combined`, `json` or `off`")),
+                did_you_mean(other, ["combined", "json"]),
+            ));
+            LogFormat::Combined
+        }
+    };
+    let target = path.map_or(LogTarget::Stdout, |path| LogTarget::File(relative_to(from, path)));
+    if let LogTarget::File(path) = &target {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if parent.is_some_and(|parent| !parent.is_dir()) {
+            report.push(at.key("path").error(format!("{}: its directory does not exist", path.display())));
+        }
+    }
+    AccessLog { format, target }
+}
+
+fn run_as(name: Option<&str>, at: &At<'_>, report: &mut Report) {
+    let Some(name) = name else { return };
+    match nix::unistd::User::from_name(name) {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            report.push(at.error(format!("the system has no user `{name}`")).with_help(format!("create it: `useradd --system {name}`")))
+        }
+        Err(error) => report.push(at.error(format!("the user `{name}` cannot be looked up: {error}"))),
+    }
+}
+
+/// TLS needs both halves: a listener that speaks it and a site with a certificate.
+fn warn_about_tls(main: &raw::Main, sites: &[site::Checked], at: &At<'_>, report: &mut Report) {
+    let with_certificate = sites.iter().find(|checked| checked.site.certificate.is_some());
+    let listener = main.listeners.iter().position(|listener| listener.tls);
+    match (listener, with_certificate) {
+        (Some(index), None) if report.count(Severity::Error) == 0 => {
+            report.push(
+                at.key("listeners").index(index).key("tls").warning("no site has a certificate: every TLS handshake here is refused"),
+            );
+        }
+        (None, Some(checked)) => {
+            let message = format!("the certificate of `{}` is never used: no listener has `tls: true`", checked.site.name);
+            report.push(Diagnostic::warning(checked.place.clone(), message));
+        }
+        _ => {}
+    }
+}
+
+/// The raw timeouts as checked ones.
+fn timeouts(raw: &raw::Timeouts, at: &At<'_>, report: &mut Report) -> Timeouts {
+    let mut positive = |key: &str, time: Option<super::units::Time>| {
+        let time = time?.0;
+        if time.is_zero() {
+            report.push(at.key(key).error(format!("`{key}` must be longer than nothing")));
+        }
+        Some(time)
+    };
+    Timeouts {
+        connect: positive("connect", raw.connect),
+        read: positive("read", raw.read),
+        send: positive("send", raw.send),
+        websocket_idle: positive("websocket_idle", raw.websocket_idle),
+    }
+}
+
+/// Names of groups, backends and sites stand in logs and cookies, so they are plain words.
+fn check_name(name: &str, what: &str, at: &At<'_>, report: &mut Report) {
+    let good = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if !good {
+        report.push(at.error(format!("`{name}` is no name for a {what}")).with_help("use up to 64 letters, digits, `.`, `_` and `-`"));
+    }
+}
+
+/// On a reload a broken site keeps its last good version. Gives the names of the sites that did.
+pub fn keep_last_good(config: &mut Config, old_sites: &[Site], old_groups: &[Group]) -> Vec<String> {
+    let mut kept = Vec::new();
+    for index in 0..config.sites.len() {
+        let Some(name) = config.sites.get(index).filter(|site| site.routes.is_empty()).map(|site| site.name.clone()) else { continue };
+        let Some(good) = old_sites.iter().find(|site| site.name == name && !site.routes.is_empty()) else { continue };
+        let Some(restored) = restore(good, old_groups, &mut config.groups) else { continue };
+        if let Some(slot) = config.sites.get_mut(index) {
+            *slot = restored;
+            kept.push(name);
+        }
+    }
+    kept
+}
+
+/// A good site names its groups by number: the numbers are found anew. `None`: a group that it needs is gone.
+fn restore(good: &Site, old_groups: &[Group], groups: &mut Vec<Group>) -> Option<Site> {
+    let mut site = good.clone();
+    let mut own = None;
+    for route in &mut site.routes {
+        let Target::Group(id) = &mut route.target else { continue };
+        let old = old_groups.get(id.0 as usize)?;
+        let position = groups.iter().position(|group| group.name == old.name).or(own);
+        let position = match position {
+            Some(position) => position,
+            None if old.name == good.name => {
+                groups.push(old.clone());
+                *own.insert(groups.len() - 1)
+            }
+            None => return None,
+        };
+        *id = GroupId(u32::try_from(position).ok()?);
+    }
+    Some(site)
+}

@@ -1,0 +1,67 @@
+//! Checks users files: every app has a role, every row names a group that exists.
+
+use std::collections::HashMap;
+
+use super::super::diagnostic::{Place, Report, did_you_mean};
+use super::super::raw;
+use super::super::read::read;
+use super::super::tree::Document;
+use super::at::hint;
+use super::{At, GroupNames};
+use crate::routing::path::normalize;
+use crate::routing::users::UserTable;
+
+pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut Report) -> UserTable {
+    let mut table = UserTable::default();
+    let mut apps: HashMap<String, Place> = HashMap::new();
+    let mut users: HashMap<String, Place> = HashMap::new();
+    let mut documents = documents;
+    let files: Vec<raw::Users> = documents.iter_mut().map(|document| read(document, report)).collect();
+    // Apps first: a row may use an app that another file declares.
+    for (file, document) in files.iter().zip(&documents) {
+        let at = At::root(document).key("apps");
+        for (name, app) in &file.apps {
+            if let Some(first) = apps.insert(name.clone(), at.place_of_key(name)) {
+                report.push(
+                    at.key(name).error(format!("the app `{name}` is declared twice")).with_related(first, "it is first declared here"),
+                );
+            }
+            if app.role == *name {
+                report.push(at.key(name).key("role").error(format!("the app `{name}` and its role have the same name")));
+            }
+            table.add_app(&as_in_path(name), &app.role);
+        }
+    }
+    for (file, document) in files.iter().zip(&documents) {
+        let at = At::root(document).key("users");
+        for (name, row) in &file.users {
+            if let Some(first) = users.get(name) {
+                report.push(
+                    at.key(name).error(format!("the user `{name}` is given twice")).with_related(first.clone(), "the first row is here"),
+                );
+                continue;
+            }
+            if name.is_empty() || name.contains('/') {
+                report.push(at.key(name).error(format!("`{name}` is no user: it must fit into one segment of a path")));
+            }
+            users.insert(name.clone(), at.place_of_key(name));
+            let placements = row.iter().filter_map(|(word, group)| match groups.get(group) {
+                Some(id) => Some((as_in_path(word), id.0)),
+                None => {
+                    let diagnostic = at.key(name).key(word).error(format!("no backend group is named `{group}`"));
+                    report.push(hint(diagnostic, did_you_mean(group, groups.keys().map(String::as_str))));
+                    None
+                }
+            });
+            let placements: Vec<_> = placements.collect();
+            table.add_user(&as_in_path(name), placements.iter().map(|(word, group)| (word.as_str(), *group)));
+        }
+    }
+    table.shrink();
+    table
+}
+
+/// A name as it stands in a normal path: `é` is looked up as `%C3%A9`.
+fn as_in_path(name: &str) -> String {
+    normalize(format!("/{name}").as_bytes()).map_or_else(|_| name.to_owned(), |path| path.trim_matches('/').to_owned())
+}

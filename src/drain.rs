@@ -1,0 +1,70 @@
+//! The end of the process without the end of requests: who is still connected, and the sign to finish.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+/// Counts connections and tells them to finish.
+pub struct Drain {
+    sign: watch::Sender<bool>,
+    open: Arc<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    connections: AtomicUsize,
+    closed: Notify,
+}
+
+/// A connection, for as long as this lives.
+pub struct Connected(Arc<Open>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        if self.0.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.closed.notify_waiters();
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { sign: watch::channel(false).0, open: Arc::default() }
+    }
+}
+
+impl Drain {
+    /// Turns true when requests are to be finished and no new ones taken. It is Pingora's `ShutdownWatch` as well.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.sign.subscribe()
+    }
+
+    pub fn connected(&self) -> Connected {
+        self.open.connections.fetch_add(1, Ordering::AcqRel);
+        Connected(self.open.clone())
+    }
+
+    pub fn connections(&self) -> usize {
+        self.open.connections.load(Ordering::Acquire)
+    }
+
+    /// Gives the sign and waits until every connection is closed. `false`: some were not, within `limit`.
+    pub async fn finish(&self, limit: Duration) -> bool {
+        self.sign.send_replace(true);
+        let empty = async {
+            loop {
+                let closed = self.open.closed.notified();
+                tokio::pin!(closed);
+                // Registered before the count is read, so that the last one to leave is not missed.
+                closed.as_mut().enable();
+                if self.connections() == 0 {
+                    return;
+                }
+                closed.await;
+            }
+        };
+        tokio::time::timeout(limit, empty).await.is_ok()
+    }
+}

@@ -1,0 +1,169 @@
+//! Writes the access log on a thread of its own: a full disk or a slow terminal never holds up a request.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use super::record::Record;
+use crate::config::{AccessLog, LogFormat, LogTarget};
+
+/// Lines that may wait for the writer; beyond them lines are dropped and counted.
+const QUEUE: usize = 16 << 10;
+/// How often a failing or overrun log may complain.
+const COMPLAIN: Duration = Duration::from_secs(10);
+
+enum Message {
+    Line(Vec<u8>),
+    Reopen,
+    /// Answers when everything before it is written.
+    Flush(SyncSender<()>),
+}
+
+/// The way into the access log; cheap to clone.
+#[derive(Clone)]
+pub struct AccessLogger {
+    /// `None`: the log is off.
+    queue: Option<SyncSender<Message>>,
+    format: LogFormat,
+    dropped: Arc<AtomicU64>,
+}
+
+impl AccessLogger {
+    /// Opens the log and starts its writer.
+    pub fn open(config: &AccessLog) -> io::Result<Self> {
+        let dropped = Arc::new(AtomicU64::new(0));
+        let output = match &config.target {
+            LogTarget::Off => return Ok(Self { queue: None, format: config.format, dropped }),
+            LogTarget::Stdout => Output::Stdout(io::stdout()),
+            LogTarget::File(path) => Output::File(append(path)?),
+        };
+        let path = if let LogTarget::File(path) = &config.target { Some(path.clone()) } else { None };
+        let (queue, messages) = sync_channel(QUEUE);
+        let writer = Writer { output: BufWriter::with_capacity(64 << 10, output), path, dropped: dropped.clone(), complained: None };
+        std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(&messages))?;
+        Ok(Self { queue: Some(queue), format: config.format, dropped })
+    }
+
+    /// Hands a line to the writer; never waits.
+    pub fn write(&self, record: &Record<'_>) {
+        let Some(queue) = &self.queue else { return };
+        if queue.try_send(Message::Line(record.line(self.format))).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Opens the file again, after a rotation has moved it.
+    pub fn reopen(&self) {
+        if let Some(queue) = &self.queue {
+            // The writer lives as long as the process.
+            let _ = queue.send(Message::Reopen);
+        }
+    }
+
+    /// Waits until everything is written: the last thing before the process ends.
+    pub fn flush(&self) {
+        let Some(queue) = &self.queue else { return };
+        let (done, wait) = sync_channel(1);
+        if queue.send(Message::Flush(done)).is_ok() {
+            // A disk that hangs must not keep the process from ending.
+            let _ = wait.recv_timeout(Duration::from_secs(2));
+        }
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+enum Output {
+    Stdout(io::Stdout),
+    File(File),
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Output::Stdout(out) => out.write(bytes),
+            Output::File(file) => file.write(bytes),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Output::Stdout(out) => out.flush(),
+            Output::File(file) => file.flush(),
+        }
+    }
+}
+
+struct Writer {
+    output: BufWriter<Output>,
+    path: Option<std::path::PathBuf>,
+    dropped: Arc<AtomicU64>,
+    complained: Option<Instant>,
+}
+
+impl Writer {
+    fn run(mut self, messages: &Receiver<Message>) {
+        while let Ok(message) = messages.recv() {
+            self.take(message);
+            // Whatever else waits goes into the same write; then nothing is held back.
+            while let Ok(message) = messages.try_recv() {
+                self.take(message);
+            }
+            if let Err(error) = self.output.flush() {
+                self.complain(&error);
+            }
+            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                log::warn!("access log: {dropped} lines were dropped, its writer is too slow");
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Line(line) => {
+                if let Err(error) = self.output.write_all(&line) {
+                    self.complain(&error);
+                }
+            }
+            Message::Reopen => self.reopen(),
+            Message::Flush(done) => {
+                if let Err(error) = self.output.flush() {
+                    self.complain(&error);
+                }
+                // Whoever asked may have given up.
+                let _ = done.try_send(());
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        let Some(path) = &self.path else { return };
+        match append(path) {
+            Ok(file) => {
+                let old = std::mem::replace(&mut self.output, BufWriter::with_capacity(64 << 10, Output::File(file)));
+                if let Err(error) = old.into_inner() {
+                    self.complain(error.error());
+                }
+            }
+            Err(error) => log::error!("access log: {}: cannot be opened again: {error}", path.display()),
+        }
+    }
+
+    /// A full disk: lines are lost, requests are not. What is stuck in the buffer is given up, or it would grow stale.
+    fn complain(&mut self, error: &io::Error) {
+        if self.complained.is_none_or(|last| last.elapsed() >= COMPLAIN) {
+            self.complained = Some(Instant::now());
+            log::error!("access log: cannot be written: {error}");
+        }
+    }
+}

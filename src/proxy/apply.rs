@@ -1,0 +1,206 @@
+//! Changes the heads of requests and answers as decided: the one place that edits Pingora's headers.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LOCATION, COOKIE, HOST, HeaderName, LOCATION, REFRESH, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
+use http::{HeaderValue, Version};
+use pingora::Result;
+use pingora::http::{RequestHeader, ResponseHeader};
+use smallvec::SmallVec;
+
+use super::ctx::Ctx;
+use crate::balance::sticky::without_cookie;
+use crate::decide::Forward;
+use crate::rewrite::back::{self, CookieEdit, Public};
+use crate::rewrite::forwarded::{is_disguised, is_protected};
+
+/// Headers that belong to one connection (RFC 9110 section 7.6.1) and that an answer must not carry on.
+const HOP_BY_HOP: [&str; 4] = ["keep-alive", "proxy-connection", "proxy-authenticate", "upgrade"];
+
+/// Brings the head of a request into the form that the backend gets.
+pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+    let Some((forward, facts)) = ctx.forward.as_ref().zip(ctx.facts.as_ref()) else { return Ok(()) };
+    drop_protected(request, ctx.client.trusted);
+    if let Some(target) = &forward.target {
+        set_target(request, target)?;
+    }
+    let host = request.headers.get(HOST).cloned().or_else(|| host_of_authority(request));
+    if let Some(host) = &host
+        && !request.headers.contains_key(HOST)
+    {
+        request.insert_header(HOST, host.clone())?;
+    }
+    let peer = facts.peer.ip().to_canonical();
+    let chain = forwarded_for(request, peer);
+    request.insert_header("X-Forwarded-For", chain)?;
+    // A trusted proxy has told these already, and only it knows them.
+    if !request.headers.contains_key("x-forwarded-proto") {
+        request.insert_header("X-Forwarded-Proto", HeaderValue::from_static(if ctx.client.secure { "https" } else { "http" }))?;
+    }
+    if let Some(host) = host
+        && !request.headers.contains_key("x-forwarded-host")
+    {
+        request.insert_header("X-Forwarded-Host", host)?;
+    }
+    if !request.headers.contains_key("x-forwarded-port") {
+        request.insert_header("X-Forwarded-Port", HeaderValue::from(facts.local_port))?;
+    }
+    request.insert_header("X-Real-IP", text_value(ctx.client.address))?;
+    request.insert_header("X-Request-Id", owned_value(ctx.request_id.clone()))?;
+    request.append_header("Via", HeaderValue::from_static(via(request.version)))?;
+    if let Some(stripped) = &forward.strip {
+        request.insert_header("X-Forwarded-Prefix", owned_value(stripped.prefix.clone()))?;
+    }
+    take_sticky_cookie(request, ctx)
+}
+
+/// What the client may not say about itself, and what nobody means.
+fn drop_protected(request: &mut RequestHeader, trusted: bool) {
+    let drop = |name: &HeaderName| if trusted { is_disguised(name.as_str()) } else { is_protected(name.as_str()) };
+    let names: SmallVec<[HeaderName; 4]> = request.headers.keys().filter(|name| drop(name)).cloned().collect();
+    for name in &names {
+        request.remove_header(name);
+    }
+}
+
+fn set_target(request: &mut RequestHeader, target: &str) -> Result<()> {
+    use pingora::OrErr as _;
+    let uri = http::Uri::try_from(target).or_err(pingora::ErrorType::InternalError, "a normal path is a URI")?;
+    request.set_uri(uri);
+    Ok(())
+}
+
+fn host_of_authority(request: &RequestHeader) -> Option<HeaderValue> {
+    request.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+}
+
+/// The chain of a trusted proxy with the proxy appended, or the client alone: of others it was dropped.
+fn forwarded_for(request: &RequestHeader, peer: std::net::IpAddr) -> HeaderValue {
+    let mut chain = String::new();
+    for value in request.headers.get_all("x-forwarded-for") {
+        if let Ok(value) = value.to_str() {
+            chain.push_str(value);
+            chain.push_str(", ");
+        }
+    }
+    let _ = write!(chain, "{peer}");
+    owned_value(chain)
+}
+
+fn via(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2.0 portcullis",
+        Version::HTTP_10 => "1.0 portcullis",
+        _ => "1.1 portcullis",
+    }
+}
+
+fn text_value(value: impl std::fmt::Display) -> HeaderValue {
+    owned_value(value.to_string())
+}
+
+/// A header value of a text of ours; a byte that may not stand in one makes it empty.
+fn owned_value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The sticky cookie is between the client and us.
+fn take_sticky_cookie(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+    let Some(stickiness) = ctx.group().and_then(|group| group.stickiness.as_ref()) else { return Ok(()) };
+    let has_it = request.headers.get_all(COOKIE).iter().any(|v| v.to_str().is_ok_and(|v| without_cookie(v, &stickiness.cookie).is_some()));
+    if !has_it {
+        return Ok(());
+    }
+    let cookies: Vec<HeaderValue> = request.headers.get_all(COOKIE).iter().cloned().collect();
+    request.remove_header(&COOKIE);
+    for value in cookies {
+        match value.to_str().ok().and_then(|text| without_cookie(text, &stickiness.cookie)) {
+            None => drop(request.append_header(COOKIE, value)?),
+            Some(rest) if rest.is_empty() => {}
+            Some(rest) => drop(request.append_header(COOKIE, owned_value(rest))?),
+        }
+    }
+    Ok(())
+}
+
+/// Brings the head of a backend's answer into the form that the client gets. `host` is the request's.
+pub(super) fn response(response: &mut ResponseHeader, ctx: &Ctx, host: &str) -> Result<()> {
+    for name in HOP_BY_HOP {
+        response.remove_header(name);
+    }
+    if let Some(forward) = &ctx.forward {
+        rewrite_back(response, ctx, forward, host)?;
+    }
+    if let Some(cookie) = sticky_cookie(ctx) {
+        response.append_header(SET_COOKIE, owned_value(cookie))?;
+    }
+    response.append_header("Via", HeaderValue::from_static(via(response.version)))?;
+    // RFC 9112 section 2.3: we speak our own version, not the backend's.
+    if response.version == Version::HTTP_10 {
+        response.set_version(Version::HTTP_11);
+    }
+    ours(response, ctx)
+}
+
+/// What every answer of a site gets, also those that are our own.
+pub(super) fn ours(response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+    // RFC 6797 section 7.2: never on plain HTTP.
+    if let Some(hsts) = ctx.site().and_then(|site| site.hsts.as_ref())
+        && ctx.client.secure
+    {
+        response.insert_header(STRICT_TRANSPORT_SECURITY, hsts.clone())?;
+    }
+    Ok(())
+}
+
+fn sticky_cookie(ctx: &Ctx) -> Option<String> {
+    let pick = ctx.attempts.pick.filter(|pick| !pick.stuck)?;
+    ctx.group()?.stickiness.as_ref()?.set_cookie(pick.backend, ctx.client.secure)
+}
+
+fn rewrite_back(response: &mut ResponseHeader, ctx: &Ctx, forward: &Forward, host: &str) -> Result<()> {
+    let Some(backend) = ctx.backend() else { return Ok(()) };
+    if ![LOCATION, CONTENT_LOCATION, REFRESH, SET_COOKIE].iter().any(|name| response.headers.contains_key(name)) {
+        return Ok(());
+    }
+    let address = backend.address.to_string();
+    let public = Public {
+        scheme: if ctx.client.secure { "https" } else { "http" },
+        host,
+        prefix: forward.strip.as_ref().map_or("", |strip| &strip.prefix),
+        app: forward.strip.as_ref().map_or("", |strip| &strip.app),
+        backend: [&backend.host, &address],
+    };
+    for (name, rewrite) in [(LOCATION, back::location as Rewrite), (CONTENT_LOCATION, back::location), (REFRESH, back::refresh)] {
+        let new = response.headers.get(&name).and_then(|value| value.to_str().ok()).and_then(|value| rewrite(value, &public));
+        if let Some(new) = new {
+            response.insert_header(name, owned_value(new))?;
+        }
+    }
+    rewrite_cookies(response, &public, ctx)
+}
+
+type Rewrite = fn(&str, &Public<'_>) -> Option<String>;
+
+fn rewrite_cookies(response: &mut ResponseHeader, public: &Public<'_>, ctx: &Ctx) -> Result<()> {
+    let edit = |value: &HeaderValue| value.to_str().map_or(CookieEdit::Unchanged, |text| back::set_cookie(text, public));
+    let edits: SmallVec<[CookieEdit; 4]> = response.headers.get_all(SET_COOKIE).iter().map(edit).collect();
+    if edits.contains(&CookieEdit::HostPrefixed) {
+        log::warn!(
+            "request {}: a `__Host-` cookie cannot be confined to `{}`; use a domain for each user instead",
+            ctx.request_id,
+            public.app
+        );
+    }
+    if !edits.iter().any(|edit| matches!(edit, CookieEdit::Rewritten(_))) {
+        return Ok(());
+    }
+    let old: Vec<HeaderValue> = response.headers.get_all(SET_COOKIE).iter().cloned().collect();
+    response.remove_header(&SET_COOKIE);
+    for (value, edit) in old.into_iter().zip(edits) {
+        let value = if let CookieEdit::Rewritten(text) = edit { owned_value(text) } else { value };
+        response.append_header(SET_COOKIE, value)?;
+    }
+    Ok(())
+}

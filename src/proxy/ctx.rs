@@ -1,0 +1,159 @@
+//! What is known of one request while it is carried, from its arrival to its line in the access log.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::balance::state::BackendState;
+use crate::balance::{Backend, Group, Pick, Timeouts, Tried};
+use crate::config;
+use crate::decide::{Forward, Verdict};
+use crate::snapshot::{Route, Site, Snapshot};
+
+use super::wire::{Facts, Home};
+
+pub struct Ctx {
+    pub started: Instant,
+    /// Pinned for the whole life of the request: it sees one configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// The connection that is lent for it; HTTP/2 streams have none.
+    pub home: Option<Arc<Home>>,
+    pub facts: Option<Arc<Facts>>,
+    pub client: Client,
+    pub request_id: String,
+    pub site: Option<u32>,
+    pub forward: Option<Forward>,
+    pub attempts: Attempts,
+    /// Why the request was not answered by a backend, or not as it should have been.
+    pub reason: Option<&'static str>,
+}
+
+/// Who asks, after `trusted_proxies`.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    /// The sender may speak for its clients.
+    pub trusted: bool,
+    pub secure: bool,
+}
+
+/// The tries at getting an answer from a backend.
+#[derive(Default)]
+pub struct Attempts {
+    /// Backends that are not asked again for this request.
+    pub tried: Tried,
+    pub count: usize,
+    pub pick: Option<Pick>,
+    in_flight: Option<InFlight>,
+    /// The request was sent once and lost its connection; it is sent again only once.
+    pub resent: bool,
+    pub began: Option<Instant>,
+    pub connect: Option<Duration>,
+    pub first_byte: Option<Duration>,
+}
+
+/// Counts a request at a backend until it is dropped, however the request ends.
+struct InFlight(Arc<BackendState>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Ctx {
+    pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            started: Instant::now(),
+            snapshot,
+            home: None,
+            facts: None,
+            client: Client { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), trusted: false, secure: false },
+            request_id: String::new(),
+            site: None,
+            forward: None,
+            attempts: Attempts::default(),
+            reason: None,
+        }
+    }
+
+    /// Takes note of a verdict; what is left to do is in the result.
+    pub fn decided(&mut self, verdict: Verdict) -> Todo {
+        match verdict {
+            Verdict::Forward(forward) => {
+                self.site = Some(forward.site);
+                self.forward = Some(forward);
+                Todo::Forward
+            }
+            Verdict::Redirect { site, location, status } => {
+                self.site = Some(site);
+                self.reason = Some("redirect");
+                Todo::Redirect { location, status }
+            }
+            Verdict::Refuse { site, status, reason } => {
+                self.site = site;
+                self.reason = Some(reason.as_str());
+                Todo::Refuse(status)
+            }
+            Verdict::Drop => {
+                self.reason = Some("unknown_host");
+                Todo::Drop
+            }
+        }
+    }
+
+    pub fn site(&self) -> Option<&Site> {
+        self.snapshot.site(self.site?)
+    }
+
+    pub fn route(&self) -> Option<&Route> {
+        let forward = self.forward.as_ref()?;
+        self.snapshot.route(forward.site, forward.route)
+    }
+
+    pub fn group(&self) -> Option<&Group> {
+        self.snapshot.group(self.forward.as_ref()?.group)
+    }
+
+    /// The backend of the current attempt.
+    pub fn backend(&self) -> Option<&Backend> {
+        self.group()?.backend(self.attempts.pick?.backend)
+    }
+
+    /// The timeouts of this request: the route's where it has some, otherwise the group's.
+    pub fn timeouts(&self) -> Option<Timeouts> {
+        let wide = self.group()?.timeouts;
+        let narrow = self.route().map_or_else(config::Timeouts::default, |route| route.timeouts);
+        Some(Timeouts {
+            connect: narrow.connect.unwrap_or(wide.connect),
+            read: narrow.read.unwrap_or(wide.read),
+            send: narrow.send.unwrap_or(wide.send),
+            websocket_idle: narrow.websocket_idle.unwrap_or(wide.websocket_idle),
+        })
+    }
+
+    /// Begins an attempt at the picked backend.
+    pub fn attempt(&mut self, pick: Pick) {
+        self.attempts.pick = Some(pick);
+        self.attempts.tried.push(pick.backend);
+        self.attempts.count += 1;
+        self.attempts.began = Some(Instant::now());
+        self.attempts.in_flight = self.backend().map(|backend| {
+            backend.state.begin();
+            InFlight(backend.state.clone())
+        });
+    }
+
+    /// Whether a backend is left that no attempt was made at.
+    pub fn may_try_again(&self) -> bool {
+        self.group().is_some_and(|group| self.attempts.tried.len() < group.backends().len())
+    }
+}
+
+/// What the carrier of the request does next.
+pub enum Todo {
+    Forward,
+    Redirect { location: String, status: u16 },
+    Refuse(u16),
+    Drop,
+}

@@ -1,0 +1,44 @@
+//! From an error of Pingora to what the client and the log are told: the one place where errors become statuses.
+
+use pingora::{Error, ErrorSource, ErrorType};
+
+/// How a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// `None`: the client is gone, there is nobody to answer.
+    pub(super) status: Option<u16>,
+    /// The word in the log.
+    pub(super) reason: &'static str,
+}
+
+/// What the log says of a request whose client left before its answer (nginx's status).
+pub(super) const CLIENT_GONE: u16 = 499;
+
+pub(super) fn classify(error: &Error) -> Failure {
+    use ErrorType as E;
+    let answer = |status, reason| Failure { status: Some(status), reason };
+    match (error.etype(), error.esource()) {
+        (E::HTTPStatus(status), _) => answer(*status, "refused"),
+        (E::ConnectRefused, _) => answer(502, "connect_refused"),
+        (E::ConnectTimedout | E::TLSHandshakeTimedout, _) => answer(504, "connect_timeout"),
+        (E::ConnectNoRoute | E::ConnectError | E::BindError | E::SocketError | E::ConnectProxyFailure, _) => answer(502, "connect_error"),
+        (E::TLSHandshakeFailure | E::InvalidCert | E::HandshakeError, _) => answer(502, "backend_tls"),
+        (E::ReadTimedout, ErrorSource::Upstream) => answer(504, "read_timeout"),
+        (E::WriteTimedout, ErrorSource::Upstream) => answer(504, "send_timeout"),
+        (E::ReadTimedout, ErrorSource::Downstream) => answer(408, "client_timeout"),
+        (E::ConnectionClosed | E::ReadError | E::WriteError, ErrorSource::Upstream) => answer(502, "backend_closed"),
+        (E::ReadError | E::WriteError | E::WriteTimedout | E::ConnectionClosed | E::H1Error | E::H2Error, ErrorSource::Downstream) => {
+            Failure { status: None, reason: "client_gone" }
+        }
+        (_, ErrorSource::Downstream) => answer(400, "bad_request"),
+        (_, ErrorSource::Upstream) => answer(502, "bad_response"),
+        (_, ErrorSource::Internal | ErrorSource::Unset) => answer(500, "internal"),
+    }
+}
+
+/// Whether nothing but the connection went wrong, so that the request may be tried again where that is safe.
+pub(super) fn lost_connection(error: &Error) -> bool {
+    use ErrorType as E;
+    *error.esource() == ErrorSource::Upstream
+        && matches!(error.etype(), E::ConnectionClosed | E::ReadError | E::WriteError | E::H2Error | E::InvalidH2)
+}

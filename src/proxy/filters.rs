@@ -1,0 +1,333 @@
+//! The filters inside Pingora: each phase in a few lines that ask the modules which decide.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Version;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, LOCATION, REFERER, USER_AGENT};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use super::Shared;
+use super::ctx::{Ctx, Todo};
+use super::failure::{CLIENT_GONE, classify, lost_connection};
+use super::wire::{Facts, Home};
+use super::{apply, page, peer, view};
+use crate::balance::state::Now;
+use crate::balance::sticky::cookie_value;
+use crate::decide::decide;
+use crate::observe::record::Record;
+
+/// Our side of Pingora's proxy.
+pub struct Filters {
+    shared: Arc<Shared>,
+}
+
+impl Filters {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Filters {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx::new(self.shared.current.pin())
+    }
+
+    /// No modules: the built-in compression would look at every request.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    /// Despite its name called for every request that the gate lends, before any filter.
+    fn on_connection_reuse(&self, _: &mut Session, ctx: &mut Ctx, home: Box<dyn Any + Send + Sync>) {
+        if let Ok(home) = home.downcast::<Arc<Home>>() {
+            home.admit();
+            ctx.home = Some(*home);
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        ctx.facts = facts_of(session);
+        match consider(session.req_header(), ctx, &self.shared) {
+            Todo::Forward => Ok(false),
+            Todo::Redirect { location, status } => answer(session, ctx, status, Some(location)).await,
+            Todo::Refuse(status) => answer(session, ctx, status, None).await,
+            Todo::Drop => {
+                session.set_keepalive(None);
+                match &ctx.home {
+                    Some(home) => home.drop_connection(),
+                    // An HTTP/2 stream is reset; its connection may serve domains that are known.
+                    None => session.as_downstream_mut().shutdown().await,
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        next_peer(session.req_header(), ctx).map(Box::new)
+    }
+
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
+        note_failed_attempt(ctx, &error);
+        // Nothing was sent: any request may go elsewhere.
+        error.set_retry(ctx.may_try_again());
+        error
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        reused: bool,
+        _: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _: Option<&Digest>,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        if !reused {
+            ctx.attempts.connect = ctx.attempts.began.map(|began| began.elapsed());
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(&self, _: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+        apply::request(request, ctx)
+    }
+
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, _: &mut Ctx) -> Result<()> {
+        // Pingora bug #935: an empty last piece of an HTTP/2 body is written as a second last chunk, and the next answer
+        // on the backend's connection is read out of step.
+        if end && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
+        Ok(())
+    }
+
+    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, mut error: Box<Error>, ctx: &mut Ctx, reused: bool) -> Box<Error> {
+        note_failed_attempt(ctx, &error);
+        // The request may have reached the backend: it is sent again only if that does no harm, if all of it is still
+        // here, and if the client has heard nothing yet.
+        let repeatable = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none();
+        let again = repeatable && lost_connection(&error) && !ctx.attempts.resent;
+        if again && reused {
+            // A pooled connection that the backend had closed says nothing against the backend.
+            ctx.attempts.tried.pop();
+        }
+        ctx.attempts.resent |= again;
+        error.set_retry(again && ctx.may_try_again());
+        error
+    }
+
+    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        if ctx.attempts.first_byte.is_none() {
+            ctx.attempts.first_byte = Some(ctx.started.elapsed());
+        }
+        if let Some(home) = &ctx.home
+            && has_no_body(session.req_header(), response)
+        {
+            home.answer_complete();
+        }
+        let host = view::host(session.req_header()).unwrap_or_default();
+        apply::response(response, ctx, host)
+    }
+
+    fn response_body_filter(&self, _: &mut Session, _: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<Option<Duration>> {
+        if end && let Some(home) = &ctx.home {
+            home.answer_complete();
+        }
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
+        let failure = classify(error);
+        ctx.reason.get_or_insert(failure.reason);
+        let status = failure.status.filter(|_| session.response_written().is_none());
+        let faulty = ctx.home.as_ref().is_some_and(|home| home.fault().is_some());
+        if let Some(status) = status
+            && !faulty
+        {
+            // A client that is gone does not get its answer.
+            let _ = answer(session, ctx, status, None).await;
+        }
+        FailToProxy { error_code: failure.status.unwrap_or(CLIENT_GONE), can_reuse_downstream: false }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Ctx, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Ctx, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
+        // The gate answers and logs what it found wrong with a body.
+        let by_gate = ctx.home.as_ref().is_some_and(|home| home.fault().is_some()) && session.response_written().is_none();
+        if by_gate || !self.shared.log.is_on() {
+            return;
+        }
+        if let Some(error) = error {
+            ctx.reason.get_or_insert(classify(error).reason);
+        }
+        let status = session.response_written().map_or_else(|| if error.is_some() { CLIENT_GONE } else { 0 }, |r| r.status.as_u16());
+        let bytes = (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
+        log(session.req_header(), ctx, status, bytes, &self.shared);
+    }
+}
+
+// === What the phases, and the tunnel, have in common ===
+
+/// Finds out who asks and what is to become of the request.
+pub(super) fn consider(request: &RequestHeader, ctx: &mut Ctx, shared: &Shared) -> Todo {
+    let Some(facts) = ctx.facts.clone() else {
+        ctx.reason = Some("internal");
+        return Todo::Refuse(500);
+    };
+    ctx.client = view::client(request, &facts, &ctx.snapshot);
+    let known = if ctx.client.trusted { view::request_id(request) } else { None };
+    ctx.request_id = known.unwrap_or_else(|| shared.request_ids.next());
+    match view::view(request, ctx.client.secure) {
+        Ok(view) => {
+            let verdict = decide(&ctx.snapshot, &view);
+            ctx.decided(verdict)
+        }
+        Err(reason) => {
+            ctx.reason = Some(reason);
+            Todo::Refuse(400)
+        }
+    }
+}
+
+/// Picks the backend for the next attempt. The error has the status for the client.
+pub(super) fn next_peer(request: &RequestHeader, ctx: &mut Ctx) -> Result<HttpPeer> {
+    let Some((forward, timeouts)) = ctx.forward.as_ref().zip(ctx.timeouts()) else {
+        return Error::e_explain(ErrorType::InternalError, "no verdict");
+    };
+    let group_id = forward.group.0;
+    let pick = ctx.group().and_then(|group| {
+        let name = group.stickiness.as_ref().map(|stickiness| stickiness.cookie.as_str());
+        let cookie = name.and_then(|name| cookie(request, name));
+        group.pick(cookie, &ctx.attempts.tried, Now::read())
+    });
+    let Some(pick) = pick else {
+        // Where every backend failed, the last failure is the answer; otherwise none could be asked.
+        let status = if ctx.attempts.tried.is_empty() { 503 } else { 502 };
+        ctx.reason.get_or_insert("no_backend");
+        return Error::e_explain(ErrorType::HTTPStatus(status), "no backend is eligible");
+    };
+    ctx.attempt(pick);
+    match ctx.backend() {
+        Some(backend) => Ok(peer::peer(backend, group_id, timeouts)),
+        None => Error::e_explain(ErrorType::InternalError, "the picked backend is gone"),
+    }
+}
+
+fn cookie<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a str> {
+    request.headers.get_all(COOKIE).iter().find_map(|value| cookie_value(value.to_str().ok()?, name))
+}
+
+/// An attempt failed: a backend that refuses connections is taken out of the rotation at once.
+pub(super) fn note_failed_attempt(ctx: &Ctx, error: &Error) {
+    let Some(backend) = ctx.backend() else { return };
+    let reason = classify(error).reason;
+    if *error.etype() == ErrorType::ConnectRefused && backend.state.eject(Now::read()) {
+        let group = ctx.group().map_or("", |group| &group.name);
+        log::warn!("backend {} of {group} refuses connections and is out of the rotation", backend.name);
+    }
+    log::debug!("request {}: attempt {} at {} failed: {reason}", ctx.request_id, ctx.attempts.tried.len(), backend.name);
+}
+
+fn facts_of(session: &Session) -> Option<Arc<Facts>> {
+    let digest = session.digest()?.proxy_digest.as_ref()?;
+    digest.user_data.as_ref()?.downcast_ref::<Arc<Facts>>().cloned()
+}
+
+/// Whether the answer ends with its head (RFC 9112 section 6.3).
+fn has_no_body(request: &RequestHeader, response: &ResponseHeader) -> bool {
+    request.method == http::Method::HEAD
+        || matches!(response.status.as_u16(), 204 | 304)
+        || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
+}
+
+/// An answer of our own: a redirect or a small page.
+async fn answer(session: &mut Session, ctx: &Ctx, status: u16, location: Option<String>) -> Result<bool> {
+    let body = if location.is_some() { String::new() } else { page::page(status, &ctx.request_id) };
+    let mut head = ResponseHeader::build(status, Some(6))?;
+    head.insert_header(CONTENT_LENGTH, body.len())?;
+    if let Some(location) = location {
+        head.insert_header(LOCATION, location)?;
+    } else {
+        head.insert_header(CONTENT_TYPE, "text/html; charset=utf-8")?;
+    }
+    head.insert_header("X-Request-Id", ctx.request_id.as_str())?;
+    if status == 503 {
+        head.insert_header("Retry-After", "5")?;
+    }
+    apply::ours(&mut head, ctx)?;
+    let empty = body.is_empty() || session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(head), empty).await?;
+    if let Some(home) = &ctx.home {
+        home.answer_complete();
+    }
+    if !empty {
+        session.write_response_body(Some(Bytes::from(body)), true).await?;
+    }
+    Ok(true)
+}
+
+/// Writes the request's line. `bytes` are those of the bodies, received and sent.
+pub(super) fn log(request: &RequestHeader, ctx: &Ctx, status: u16, bytes: (u64, u64), shared: &Shared) {
+    let header = |name| request.headers.get(&name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let forward = ctx.forward.as_ref();
+    let tls = ctx.facts.as_ref().and_then(|facts| facts.tls.as_ref());
+    let target = String::from_utf8_lossy(request.raw_path());
+    shared.log.write(&Record {
+        time: SystemTime::now(),
+        request_id: &ctx.request_id,
+        client: ctx.client.address,
+        method: request.method.as_str(),
+        host: view::host(request).unwrap_or("-"),
+        target: &target,
+        protocol: protocol(request.version),
+        status,
+        bytes_in: bytes.0,
+        bytes_out: bytes.1,
+        duration_ms: ctx.started.elapsed(),
+        site: ctx.site().map(|site| site.name.as_str()),
+        route: ctx.route().map(|route| route.name.as_str()),
+        user: forward.and_then(|forward| forward.user).map(|user| ctx.snapshot.users.user_name(user)),
+        app: forward.and_then(|forward| forward.app).map(|app| ctx.snapshot.users.app_name(app)),
+        group: ctx.group().map(|group| group.name.as_str()),
+        backend: ctx.backend().map(|backend| backend.name.as_str()),
+        attempts: ctx.attempts.count,
+        connect_ms: ctx.attempts.connect,
+        first_byte_ms: ctx.attempts.first_byte,
+        tls: tls.map(|tls| tls.version),
+        sni: tls.map(|tls| tls.sni.as_str()),
+        reason: ctx.reason,
+        referer: header(REFERER),
+        user_agent: header(USER_AGENT),
+    });
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}

@@ -1,0 +1,374 @@
+//! Carries WebSockets: the heads are relayed here, then raw bytes both ways, full duplex.
+//!
+//! Upgrades never enter Pingora's proxy, whose handling loses the first bytes of a quick backend (bug #946).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut as _, BytesMut};
+use http::header::{CONNECTION, UPGRADE};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Stream;
+use pingora::{Error, ErrorType, Result};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::ctx::{Ctx, Todo};
+use super::filters::{consider, log, next_peer, note_failed_attempt};
+use super::framing::Framing;
+use super::judge::{Head, MAX_HEADERS};
+use super::page::page;
+use super::wire::Conn;
+use super::{Shared, apply, failure, view};
+use crate::balance::Timeouts;
+
+/// A backend's head beyond this is none.
+const MAX_ANSWER_HEAD: usize = 64 << 10;
+/// What is read at once in each direction of a tunnel.
+const PIECE: usize = 16 << 10;
+
+/// Serves one upgrade request to the end of its connection.
+pub(super) async fn tunnel(shared: &Arc<Shared>, mut conn: Conn, head: Head) {
+    let mut ctx = Ctx::new(shared.current.pin());
+    ctx.facts = Some(conn.facts.clone());
+    let raw = conn.inbox.split_to(head.length);
+    let Some(request) = parse_request(&raw) else {
+        return conn.leave().await;
+    };
+    let outcome = serve(shared, &mut conn, &request, &mut ctx).await;
+    let (status, bytes) = outcome.unwrap_or_else(|error| {
+        let failure = failure::classify(&error);
+        ctx.reason.get_or_insert(failure.reason);
+        (failure.status.unwrap_or(failure::CLIENT_GONE), (0, 0))
+    });
+    log(&request, &ctx, status, bytes, shared);
+    conn.leave().await;
+}
+
+type Outcome = (u16, (u64, u64));
+
+async fn serve(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, ctx: &mut Ctx) -> Result<Outcome> {
+    match consider(request, ctx, shared) {
+        Todo::Forward => {}
+        Todo::Redirect { location, status } => return answer(conn, ctx, status, Some(location)).await,
+        Todo::Refuse(status) => return answer(conn, ctx, status, None).await,
+        Todo::Drop => {
+            // Nothing is said, and nothing is waited for.
+            conn.ended = true;
+            return Ok((0, (0, 0)));
+        }
+    }
+    match relay(shared, conn, request, ctx).await {
+        Ok(outcome) => Ok(outcome),
+        // The client has heard nothing yet, or `relay` would not have failed.
+        Err(error) => match failure::classify(&error).status {
+            Some(status) => {
+                ctx.reason.get_or_insert(failure::classify(&error).reason);
+                answer(conn, ctx, status, None).await
+            }
+            None => Err(error),
+        },
+    }
+}
+
+async fn relay(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, ctx: &mut Ctx) -> Result<Outcome> {
+    let timeouts = ctx.timeouts().ok_or_else(|| Error::new(ErrorType::InternalError))?;
+    let (mut backend, mut received, mut answer) = loop {
+        let mut stream = connect(shared, request, ctx).await?;
+        // The head is made anew for each backend: an attempt leaves nothing behind.
+        match ask(&mut stream, request, ctx, timeouts).await {
+            Ok((received, answer)) => break (stream, received, answer),
+            Err(error) => {
+                note_failed_attempt(ctx, &error);
+                // A handshake is a GET: it does no harm twice.
+                if ctx.attempts.resent || !ctx.may_try_again() || !failure::lost_connection(&error) {
+                    return Err(error);
+                }
+                ctx.attempts.resent = true;
+            }
+        }
+    };
+    ctx.attempts.first_byte = Some(ctx.started.elapsed());
+    let status = answer.status.as_u16();
+    let framing = framing_of(&answer)?;
+    apply::response(&mut answer, ctx, view::host(request).unwrap_or_default())?;
+    if status == 101 {
+        answer.insert_header(CONNECTION, "Upgrade")?;
+        answer.insert_header(UPGRADE, "websocket")?;
+        return Ok((101, exchange(conn, &mut backend, &answer, &received, timeouts.websocket_idle).await));
+    }
+    // Refused by the backend: its answer is relayed to its end, then the connection closes.
+    answer.insert_header(CONNECTION, "close")?;
+    let sent = relay_answer(conn, &mut backend, &answer, &mut received, framing, timeouts).await;
+    Ok((status, (0, sent)))
+}
+
+/// Connects to a backend, to another one where that fails.
+async fn connect(shared: &Arc<Shared>, request: &RequestHeader, ctx: &mut Ctx) -> Result<Stream> {
+    loop {
+        let peer = next_peer(request, ctx)?;
+        match shared.connector.new_stream(&peer).await {
+            Ok(stream) => {
+                ctx.attempts.connect = ctx.attempts.began.map(|began| began.elapsed());
+                return Ok(stream);
+            }
+            Err(mut error) => {
+                error.as_up();
+                note_failed_attempt(ctx, &error);
+                if !ctx.may_try_again() {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Sends the request's head and reads the head of the answer. With it comes what the backend sent right behind.
+async fn ask(stream: &mut Stream, request: &RequestHeader, ctx: &Ctx, timeouts: Timeouts) -> Result<(BytesMut, ResponseHeader)> {
+    let up = |etype: ErrorType| {
+        let mut error = Error::new(etype);
+        error.as_up();
+        error
+    };
+    let mut head = request.clone();
+    let keep_upgrade = head.headers.get(UPGRADE).cloned();
+    drop_hop_by_hop(&mut head);
+    apply::request(&mut head, ctx)?;
+    head.insert_header(CONNECTION, "Upgrade")?;
+    if let Some(upgrade) = keep_upgrade {
+        head.insert_header(UPGRADE, upgrade)?;
+    }
+    let send = async {
+        stream.write_all(&request_head(&head)).await?;
+        stream.flush().await
+    };
+    match timeout(timeouts.send, send).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Err(up(ErrorType::WriteError)),
+        Err(_) => return Err(up(ErrorType::WriteTimedout)),
+    }
+    let mut received = BytesMut::with_capacity(1024);
+    loop {
+        match timeout(timeouts.read, stream.read_buf(&mut received)).await {
+            Ok(Ok(1..)) => {}
+            Ok(_) => return Err(up(ErrorType::ConnectionClosed)),
+            Err(_) => return Err(up(ErrorType::ReadTimedout)),
+        }
+        while let Some((length, answer)) = parse_answer(&received).map_err(|()| up(ErrorType::InvalidHTTPHeader))? {
+            bytes::Buf::advance(&mut received, length);
+            // Interim answers other than the switch itself say nothing to a client that waits for it.
+            if answer.status.is_informational() && answer.status.as_u16() != 101 {
+                continue;
+            }
+            return Ok((received, answer));
+        }
+        if received.len() > MAX_ANSWER_HEAD {
+            return Err(up(ErrorType::InvalidHTTPHeader));
+        }
+    }
+}
+
+// === After the switch ===
+
+/// Copies both ways until both sides are done or silent for too long.
+async fn exchange(conn: &mut Conn, backend: &mut Stream, answer: &ResponseHeader, early: &[u8], idle: Duration) -> (u64, u64) {
+    let mut first = response_head(answer);
+    first.extend_from_slice(early);
+    let early_client = conn.inbox.split();
+    if conn.wire.write_all(&first).await.is_err() || conn.wire.flush().await.is_err() {
+        return (0, 0);
+    }
+    if backend.write_all(&early_client).await.is_err() || backend.flush().await.is_err() {
+        return (0, early.len() as u64);
+    }
+    drop(first);
+    let (client_read, client_write) = tokio::io::split(&mut conn.wire);
+    let (backend_read, backend_write) = tokio::io::split(backend);
+    let activity = Activity::new(idle);
+    let mut up = early_client.len() as u64;
+    let mut down = early.len() as u64;
+    tokio::select! {
+        () = async { tokio::join!(copy(client_read, backend_write, &activity, &mut up), copy(backend_read, client_write, &activity, &mut down)); } => {}
+        () = activity.silence() => {}
+    }
+    (up, down)
+}
+
+/// When something last went through a tunnel, in either direction.
+struct Activity {
+    last: std::sync::Mutex<Instant>,
+    idle: Duration,
+}
+
+impl Activity {
+    fn new(idle: Duration) -> Self {
+        Self { last: std::sync::Mutex::new(Instant::now()), idle }
+    }
+
+    fn note(&self) {
+        *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Ends when nothing has gone through for the idle timeout.
+    async fn silence(&self) {
+        loop {
+            let due = *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) + self.idle;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, activity: &Activity, count: &mut u64) {
+    let mut buffer = Vec::new();
+    loop {
+        // A silent tunnel holds no buffer: it is taken when there is something to read.
+        let read = std::future::poll_fn(|cx| {
+            let mut scratch = [std::mem::MaybeUninit::<u8>::uninit(); PIECE];
+            let mut piece = tokio::io::ReadBuf::uninit(&mut scratch);
+            let read = std::task::ready!(std::pin::Pin::new(&mut from).poll_read(cx, &mut piece));
+            buffer.clear();
+            buffer.extend_from_slice(piece.filled());
+            std::task::Poll::Ready(read)
+        });
+        if read.await.is_err() || buffer.is_empty() {
+            break;
+        }
+        activity.note();
+        if to.write_all(&buffer).await.is_err() || to.flush().await.is_err() {
+            break;
+        }
+        *count += buffer.len() as u64;
+        buffer = Vec::new();
+    }
+    // The other side learns that nothing more comes; it may go on sending.
+    let _ = to.shutdown().await;
+}
+
+// === Answers other than a switch ===
+
+async fn relay_answer(
+    conn: &mut Conn,
+    backend: &mut Stream,
+    answer: &ResponseHeader,
+    received: &mut BytesMut,
+    mut framing: Framing,
+    timeouts: Timeouts,
+) -> u64 {
+    let mut sent = 0;
+    let mut good = conn.wire.write_all(&response_head(answer)).await.is_ok();
+    while good {
+        let Ok(ours) = framing.advance(received) else { break };
+        good = conn.wire.write_all(received.get(..ours).unwrap_or_default()).await.is_ok() && framing != Framing::Done;
+        sent += ours as u64;
+        received.clear();
+        good = good && matches!(timeout_at(Instant::now() + timeouts.read, backend.read_buf(received)).await, Ok(Ok(1..)));
+    }
+    sent
+}
+
+/// An answer of our own: a redirect or a small page.
+async fn answer(conn: &mut Conn, ctx: &Ctx, status: u16, location: Option<String>) -> Result<Outcome> {
+    let body = if location.is_some() { String::new() } else { page(status, &ctx.request_id) };
+    let mut head = ResponseHeader::build(status, Some(6))?;
+    head.insert_header("Content-Length", body.len())?;
+    if let Some(location) = location {
+        head.insert_header("Location", location)?;
+    } else {
+        head.insert_header("Content-Type", "text/html; charset=utf-8")?;
+    }
+    head.insert_header("X-Request-Id", ctx.request_id.as_str())?;
+    head.insert_header(CONNECTION, "close")?;
+    apply::ours(&mut head, ctx)?;
+    let mut bytes = response_head(&head);
+    bytes.extend_from_slice(body.as_bytes());
+    // A client that is gone does not get its answer.
+    let _ = timeout(Duration::from_secs(5), conn.wire.write_all(&bytes)).await;
+    Ok((status, (0, body.len() as u64)))
+}
+
+// === Heads ===
+
+fn parse_request(raw: &[u8]) -> Option<RequestHeader> {
+    let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Request::new(&mut slots);
+    parsed.parse(raw).ok()?;
+    let mut request = RequestHeader::build(parsed.method?, parsed.path?.as_bytes(), Some(parsed.headers.len())).ok()?;
+    for header in parsed.headers.iter() {
+        request.append_header(header.name.to_owned(), header.value).ok()?;
+    }
+    Some(request)
+}
+
+/// The first complete head in `raw`, with its length.
+fn parse_answer(raw: &[u8]) -> std::result::Result<Option<(usize, ResponseHeader)>, ()> {
+    let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut parsed = httparse::Response::new(&mut slots);
+    let httparse::Status::Complete(length) = parsed.parse(raw).map_err(drop)? else { return Ok(None) };
+    let mut answer = ResponseHeader::build(parsed.code.ok_or(())?, Some(parsed.headers.len())).map_err(drop)?;
+    for header in parsed.headers.iter() {
+        answer.append_header(header.name.to_owned(), header.value).map_err(drop)?;
+    }
+    Ok(Some((length, answer)))
+}
+
+/// How the body of a refused upgrade ends (RFC 9112 section 6.3).
+fn framing_of(answer: &ResponseHeader) -> Result<Framing> {
+    let header = |name| answer.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    Ok(match (answer.status.as_u16(), header(http::header::TRANSFER_ENCODING), header(http::header::CONTENT_LENGTH)) {
+        (101 | 204 | 304, ..) => Framing::Done,
+        (_, Some(_), _) => Framing::chunked(),
+        (_, None, Some(length)) => match length.parse() {
+            Ok(0) => Framing::Done,
+            Ok(length) => Framing::Length(length),
+            Err(_) => return Error::e_explain(ErrorType::InvalidHTTPHeader, "Content-Length").map_err(Error::into_up),
+        },
+        (_, None, None) => Framing::UntilClose,
+    })
+}
+
+/// Headers of the client's connection, named and standard (RFC 9110 section 7.6.1).
+fn drop_hop_by_hop(head: &mut RequestHeader) {
+    let named: Vec<String> = head
+        .headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    for name in named.iter().map(String::as_str).chain([
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "proxy-authorization",
+    ]) {
+        if name != "host" {
+            head.remove_header(name);
+        }
+    }
+}
+
+fn request_head(head: &RequestHeader) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1024);
+    bytes.put_slice(head.method.as_str().as_bytes());
+    bytes.put_u8(b' ');
+    bytes.put_slice(head.raw_path());
+    bytes.put_slice(b" HTTP/1.1\r\n");
+    head.header_to_h1_wire(&mut bytes);
+    bytes.put_slice(b"\r\n");
+    bytes
+}
+
+fn response_head(head: &ResponseHeader) -> Vec<u8> {
+    let reason = head.get_reason_phrase().unwrap_or_default();
+    let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", head.status.as_u16()).into_bytes();
+    head.header_to_h1_wire(&mut bytes);
+    bytes.put_slice(b"\r\n");
+    bytes
+}

@@ -1,0 +1,71 @@
+//! From a request as Pingora has parsed it to the view that decisions are made on, and to who the client is.
+
+use pingora::http::RequestHeader;
+
+use super::ctx::Client;
+use super::judge::is_authority;
+use super::wire::Facts;
+use crate::decide::RequestView;
+use crate::rewrite::forwarded::client_address;
+use crate::snapshot::Snapshot;
+
+/// The longest request id that is taken over from a trusted proxy.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What the decision needs. `Err`: the reason for a 400, for HTTP/2 requests that the gate has not judged.
+pub(super) fn view(request: &RequestHeader, secure: bool) -> Result<RequestView<'_>, &'static str> {
+    let host = host(request)?;
+    let target = request.raw_path();
+    let target = if target.starts_with(b"/") || target == b"*" { target } else { after_authority(target) };
+    let (path, query) = match target.iter().position(|byte| *byte == b'?') {
+        Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..)),
+        None => (target, None),
+    };
+    Ok(RequestView { method: request.method.as_str(), host, path, query, secure })
+}
+
+/// The host of a request: of HTTP/2's `:authority` and `Host` there may be either, or both if they agree
+/// (RFC 9113 section 8.3.1).
+pub(super) fn host(request: &RequestHeader) -> Result<&str, &'static str> {
+    let mut hosts = request.headers.get_all(http::header::HOST).iter();
+    let header = hosts.next().map(|value| value.to_str()).transpose().map_err(|_| "bad_host")?;
+    if hosts.next().is_some() {
+        return Err("two_hosts");
+    }
+    let authority = request.uri.authority().map(http::uri::Authority::as_str);
+    let host = match (authority, header) {
+        (Some(authority), Some(header)) if !authority.eq_ignore_ascii_case(header) => return Err("two_hosts"),
+        (Some(host), _) | (None, Some(host)) => host,
+        (None, None) => "",
+    };
+    if is_authority(host.as_bytes()) { Ok(host) } else { Err("bad_host") }
+}
+
+/// The path and query of `http://host/path?query`.
+fn after_authority(target: &[u8]) -> &[u8] {
+    let rest = target.windows(3).position(|window| window == b"://").and_then(|at| target.get(at + 3..)).unwrap_or_default();
+    rest.iter().position(|byte| *byte == b'/').and_then(|at| rest.get(at..)).unwrap_or(b"/")
+}
+
+/// Who asks: the peer of the connection, or whom a trusted one speaks for.
+pub(super) fn client(request: &RequestHeader, facts: &Facts, snapshot: &Snapshot) -> Client {
+    let peer = facts.peer.ip().to_canonical();
+    let trusted = snapshot.trusts(peer);
+    if !trusted {
+        return Client { address: peer, trusted, secure: facts.tls.is_some() };
+    }
+    let chain: Vec<&str> = request.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    let proto = request.headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+    Client {
+        address: client_address(peer, chain.iter().copied(), |address| snapshot.trusts(address)),
+        trusted,
+        secure: proto.map_or(facts.tls.is_some(), |proto| proto.eq_ignore_ascii_case("https")),
+    }
+}
+
+/// The id that a trusted proxy has given the request already.
+pub(super) fn request_id(request: &RequestHeader) -> Option<String> {
+    let id = request.headers.get("x-request-id")?.to_str().ok()?;
+    let good = !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|b| b.is_ascii_graphic());
+    good.then(|| id.to_owned())
+}

@@ -1,0 +1,4 @@
+//! Changes to headers on the way to the backend and back: pure functions over their values.
+
+pub mod back;
+pub mod forwarded;
