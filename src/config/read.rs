@@ -12,7 +12,6 @@ const MAX_MISTAKES: usize = 100;
 
 /// Reads a document as `T`. What was wrong is cut out of the document, so that its tree stays in step with the value.
 pub(crate) fn read<T: DeserializeOwned + Default>(document: &mut Document, report: &mut Report) -> T {
-    let mut pruned: Vec<Vec<Step>> = Vec::new();
     for _ in 0..MAX_MISTAKES {
         let error = match serde_path_to_error::deserialize(document.root.to_value()) {
             Ok(value) => return value,
@@ -28,14 +27,14 @@ pub(crate) fn read<T: DeserializeOwned + Default>(document: &mut Document, repor
         }
         // A key that is missing because it was wrong and cut out has been reported already.
         let known = matches!(&mistake, Mistake::MissingKey(key)
-            if pruned.iter().any(|cut| cut.split_last() == Some((&Step::Key(key.clone()), &path[..]))));
+            if document.pruned.iter().any(|cut| cut.split_last() == Some((&Step::Key(key.clone()), &path[..]))));
         if !known {
             report.push(mistake.into_diagnostic(document, &path));
         }
         if !document.root.prune(&path) {
             return T::default();
         }
-        pruned.push(path);
+        document.pruned.push(path);
     }
     T::default()
 }

@@ -82,6 +82,7 @@ fn fill(document: &mut Document, report: &mut Report) {
     if !source.text.contains("${") {
         return;
     }
+    let mut unfilled = Vec::new();
     document.root.for_each_scalar(&mut |span: &Range<usize>, text, filled| {
         if !text.contains("${") {
             return;
@@ -94,9 +95,16 @@ fn fill(document: &mut Document, report: &mut Report) {
             Err((why, help)) => {
                 let place = super::diagnostic::Place { source: source.clone(), span: span.clone() };
                 report.push(Diagnostic::error(place, why).with_help(help));
+                unfilled.push(span.clone());
             }
         }
     });
+    // What could not be filled in is reported once: nothing else is said about it. From the back, so that the numbers of
+    // list items stay right.
+    document.root.paths_of(&unfilled, &mut Vec::new(), &mut document.pruned);
+    for path in document.pruned.iter().rev() {
+        document.root.prune(path);
+    }
 }
 
 type Unfilled = (String, String);

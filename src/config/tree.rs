@@ -55,6 +55,8 @@ pub(crate) enum Step {
 pub(crate) struct Document {
     pub(crate) source: Arc<Source>,
     pub(crate) root: Node,
+    /// Nodes that were wrong and are cut out, by what led to them.
+    pub(crate) pruned: Vec<Vec<Step>>,
 }
 
 // === impl Document ===
@@ -65,7 +67,7 @@ impl Document {
         let mut builder =
             Builder { parser: Parser::new_from_str(&source.text), source: &source, anchors: HashMap::new(), nodes: 0, report };
         match builder.document() {
-            Ok(root) => Some(Document { source, root }),
+            Ok(root) => Some(Document { source, root, pruned: Vec::new() }),
             Err(diagnostic) => {
                 builder.report.push(*diagnostic);
                 None
@@ -134,6 +136,28 @@ impl Node {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Where below this node `wanted` spans stand.
+    pub(crate) fn paths_of(&self, wanted: &[Range<usize>], here: &mut Vec<Step>, found: &mut Vec<Vec<Step>>) {
+        match &self.kind {
+            Kind::Scalar { .. } if wanted.contains(&self.span) => found.push(here.clone()),
+            Kind::Scalar { .. } => {}
+            Kind::Sequence(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    here.push(Step::Index(index));
+                    item.paths_of(wanted, here, found);
+                    here.pop();
+                }
+            }
+            Kind::Mapping(entries) => {
+                for entry in entries {
+                    here.push(Step::Key(entry.key.clone()));
+                    entry.value.paths_of(wanted, here, found);
+                    here.pop();
+                }
+            }
         }
     }
 
@@ -239,6 +263,9 @@ impl<'a> Builder<'a, '_> {
                 }
                 let plain = style == ScalarStyle::Plain;
                 (anchor, Node { span, kind: Kind::Scalar { text: text.into_owned(), plain, filled: false } })
+            }
+            Event::SequenceStart(_, _, Some(_)) | Event::MappingStart(_, _, Some(_)) => {
+                return Err(self.fail(span, "YAML tags (`!…`) have no meaning here"));
             }
             Event::SequenceStart(_, anchor, _) => (anchor, self.sequence(span, depth)?),
             Event::MappingStart(_, anchor, _) => (anchor, self.mapping(span, depth)?),

@@ -48,7 +48,7 @@ pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     }
     request.insert_header("X-Real-IP", text_value(ctx.client.address))?;
     request.insert_header("X-Request-Id", owned_value(ctx.request_id.clone()))?;
-    request.append_header("Via", HeaderValue::from_static(via(request.version)))?;
+    request.append_header("Via", HeaderValue::from_static(via(ctx.version)))?;
     if let Some(stripped) = &forward.strip {
         request.insert_header("X-Forwarded-Prefix", owned_value(stripped.prefix.clone()))?;
     }

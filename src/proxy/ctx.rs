@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Version;
+
 use crate::balance::state::BackendState;
 use crate::balance::{Backend, Group, Pick, Timeouts, Tried};
 use crate::config;
@@ -20,6 +22,8 @@ pub struct Ctx {
     pub home: Option<Arc<Home>>,
     pub facts: Option<Arc<Facts>>,
     pub client: Client,
+    /// The protocol of the client; Pingora changes the request's own version.
+    pub version: Version,
     pub request_id: String,
     pub site: Option<u32>,
     pub forward: Option<Forward>,
@@ -69,6 +73,7 @@ impl Ctx {
             home: None,
             facts: None,
             client: Client { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), trusted: false, secure: false },
+            version: Version::HTTP_11,
             request_id: String::new(),
             site: None,
             forward: None,

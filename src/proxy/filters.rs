@@ -28,11 +28,13 @@ use crate::observe::record::Record;
 /// Our side of Pingora's proxy.
 pub struct Filters {
     shared: Arc<Shared>,
+    drain: tokio::sync::watch::Receiver<bool>,
 }
 
 impl Filters {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        let drain = shared.drain.watch();
+        Self { shared, drain }
     }
 }
 
@@ -48,9 +50,13 @@ impl ProxyHttp for Filters {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     /// Despite its name called for every request that the gate lends, before any filter.
-    fn on_connection_reuse(&self, _: &mut Session, ctx: &mut Ctx, home: Box<dyn Any + Send + Sync>) {
+    fn on_connection_reuse(&self, session: &mut Session, ctx: &mut Ctx, home: Box<dyn Any + Send + Sync>) {
         if let Ok(home) = home.downcast::<Arc<Home>>() {
             home.admit();
+            // The answer says `Connection: close`.
+            if home.is_last() {
+                session.set_keepalive(None);
+            }
             ctx.home = Some(*home);
         }
     }
@@ -130,6 +136,10 @@ impl ProxyHttp for Filters {
     }
 
     async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        if *self.drain.borrow() {
+            // The process began to stop while the backend was at work: the client learns it from this answer.
+            session.set_keepalive(None);
+        }
         if response.status.is_informational() {
             return Ok(());
         }
@@ -197,6 +207,7 @@ pub(super) fn consider(request: &RequestHeader, ctx: &mut Ctx, shared: &Shared) 
         ctx.reason = Some("internal");
         return Todo::Refuse(500);
     };
+    ctx.version = request.version;
     ctx.client = view::client(request, &facts, &ctx.snapshot);
     let known = if ctx.client.trusted { view::request_id(request) } else { None };
     ctx.request_id = known.unwrap_or_else(|| shared.request_ids.next());

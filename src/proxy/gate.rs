@@ -81,16 +81,14 @@ where
         // The buffer itself becomes Pingora's: no copy, and no read of its own.
         let end = head.length + body;
         let prefix = if end == conn.inbox.len() { std::mem::take(&mut conn.inbox) } else { conn.inbox.split_to(end) };
-        let keep_alive = conn.facts.listener.keep_alive.as_secs().max(1);
-        let home = Arc::new(Home::default());
+        let home = Arc::new(Home::new(last));
         let mut session = ServerSession::new_http1(Box::new(Lent::new(conn, home.clone())));
         session.set_pipelined_prefix(prefix);
-        // Pingora answers `Connection: close` without one.
-        session.set_keepalive((!last).then_some(keep_alive));
         session.set_connection_user_context(Some(Box::new(home.clone())));
-        let carried = unwinding(self.carrier.process_new_http(session, drain)).await;
+        // What Pingora gives back is the loan: it is dropped at once, and the connection is home.
+        let carried = unwinding(async { self.carrier.process_new_http(session, drain).await.is_some() }).await;
         let conn = home.take()?;
-        self.take_back(conn, &home, carried.map(|stream| stream.is_some())).await
+        self.take_back(conn, &home, carried).await
     }
 
     /// The loan is back: what is left to be said is said here.

@@ -205,6 +205,8 @@ impl Conn {
 #[derive(Default)]
 pub struct Home {
     conn: Mutex<Option<Conn>>,
+    /// No further request is taken on this connection.
+    last: bool,
     /// Pingora took the request in, so `logging` will be called.
     admitted: AtomicBool,
     /// The answer is complete: what is left of the request is not worth reading for long.
@@ -216,6 +218,12 @@ pub struct Home {
 }
 
 impl Home {
+    pub(super) fn new(last: bool) -> Self {
+        Self { last, ..Self::default() }
+    }
+    pub(super) fn is_last(&self) -> bool {
+        self.last
+    }
     pub(super) fn take(&self) -> Option<Conn> {
         self.conn.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

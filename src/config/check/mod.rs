@@ -201,7 +201,7 @@ fn access_log(value: Option<&Short<raw::AccessLog>>, from: &Path, at: &At<'_>, r
         Some("off") => return AccessLog { format: LogFormat::Combined, target: LogTarget::Off },
         Some(other) => {
             report.push(at::hint(
-                at.error(format!("`{other}` is no format of the access log: `combined`, `json` or `off`")),
+                at.key("format").error(format!("`{other}` is no format of the access log: `combined`, `json` or `off`")),
                 did_you_mean(other, ["combined", "json"]),
             ));
             LogFormat::Combined

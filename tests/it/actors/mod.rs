@@ -1,0 +1,11 @@
+//! The actors of the stories: the real binary, scripted backends, clients that speak raw bytes, and a small CA.
+
+mod ca;
+mod client;
+mod origin;
+mod proxy;
+
+pub use ca::Ca;
+pub use client::{Client, H2, get, tls_config};
+pub use origin::{Origin, Reply};
+pub use proxy::{PLAIN, Proxy, check};

@@ -1,0 +1,187 @@
+//! The real binary, started on files of its own.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// How long anything may take that is waited for: far longer than it does.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Proxy {
+    pub directory: TempDir,
+    child: Child,
+    events: Lines,
+    access: Lines,
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Proxy {
+    /// Starts on `main.yaml` and other files; `directory` may hold certificates already. The access log is JSON on
+    /// standard output.
+    pub fn start_in(directory: TempDir, files: &[(&str, &str)]) -> Self {
+        write_files(directory.path(), files);
+        let mut child = command(directory.path(), "run").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let events = Lines::read(child.stderr.take().unwrap());
+        let access = Lines::read(child.stdout.take().unwrap());
+        let mut proxy = Self { directory, child, events, access, addresses: Vec::new() };
+        proxy.wait_event("is ready");
+        proxy.addresses = proxy.events.all().iter().filter_map(|line| line.split("listening on ").nth(1)?.trim().parse().ok()).collect();
+        proxy
+    }
+
+    pub fn start(files: &[(&str, &str)]) -> Self {
+        Self::start_in(TempDir::new().unwrap(), files)
+    }
+
+    /// One plain listener and one site `shop.test` with what is given.
+    pub fn with_site(site: &str) -> Self {
+        Self::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &format!("domains: [shop.test]\n{site}"))])
+    }
+
+    /// The address of the first listener.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    pub fn write(&self, file: &str, text: &str) {
+        write_files(self.directory.path(), &[(file, text)]);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Reloads and gives what was said about it.
+    pub fn reload(&mut self) -> String {
+        let before = self.events.all().len();
+        self.signal(Signal::SIGHUP);
+        self.events.wait(before, |line| line.contains("reloaded: ") || line.contains("reload refused"));
+        self.events.all().get(before..).unwrap().join("\n")
+    }
+
+    pub fn wait_event(&self, text: &str) -> String {
+        self.events.wait(0, |line| line.contains(text))
+    }
+
+    /// The first line of the access log that fits.
+    pub fn wait_access(&self, fits: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let line = self.access.wait(0, |line| serde_json::from_str(line).is_ok_and(|json| fits(&json)));
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// The first line of the access log for a target.
+    pub fn wait_target(&self, target: &str) -> serde_json::Value {
+        self.wait_access(|line| line["target"] == target)
+    }
+
+    pub fn events(&self) -> String {
+        self.events.all().join("\n")
+    }
+
+    /// Waits for the process to end and gives its exit code.
+    pub fn wait_exit(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Bytes of memory in use, as the kernel counts them.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- events\n{}\n--- access log\n{}", self.events(), self.access.all().join("\n"));
+        }
+    }
+}
+
+/// A main file with one plain listener.
+pub const PLAIN: &str = "listeners: [{ address: \"127.0.0.1:0\" }]\naccess_log: json\nsites: sites.d/*.yaml\nstate_dir: state\n";
+
+fn write_files(directory: &Path, files: &[(&str, &str)]) {
+    for (file, text) in files {
+        let path = directory.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // Renamed into place, as editors do.
+        let aside = path.with_extension("aside");
+        std::fs::write(&aside, text).unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+    }
+}
+
+fn command(directory: &Path, verb: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.arg(verb).arg("-c").arg("main.yaml").current_dir(directory).env_remove("PORTCULLIS_LOG").env_remove("PORTCULLIS_CONFIG");
+    command
+}
+
+/// What a command that ends has said.
+pub struct Check {
+    pub code: Option<i32>,
+    pub text: String,
+}
+
+/// Runs `portcullis VERB -c main.yaml ARGS` on files; for configurations that end it.
+pub fn check(verb: &str, args: &[&str], directory: &Path, files: &[(&str, &str)]) -> Check {
+    write_files(directory, files);
+    let output = command(directory, verb).args(args).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    Check { code: output.status.code(), text }
+}
+
+/// Lines that come in on a thread; whoever waits is woken by each.
+#[derive(Clone)]
+struct Lines(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Lines {
+    fn read(from: impl Read + Send + 'static) -> Self {
+        let lines = Lines(Arc::default());
+        let sink = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                sink.0.0.lock().unwrap().push(line);
+                sink.0.1.notify_all();
+            }
+        });
+        lines
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().clone()
+    }
+
+    /// The first line from number `from` on that fits.
+    fn wait(&self, from: usize, fits: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.0.0.lock().unwrap();
+        let mut next = from;
+        loop {
+            while let Some(line) = lines.get(next) {
+                if fits(line) {
+                    return line.clone();
+                }
+                next += 1;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited in vain; so far:\n{}", lines.join("\n"));
+            lines = self.0.1.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+}

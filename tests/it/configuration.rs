@@ -1,0 +1,153 @@
+//! Bad configurations: every mistake at once, with its place and what to do, and the documented exit code.
+
+use std::path::Path;
+
+use crate::actors::{Ca, Origin, PLAIN, check};
+
+/// Every `tests/config/*.case` is files, a line of dashes, and what `check` says about them. `UPDATE=1` writes the
+/// latter anew.
+#[test]
+fn mistakes_are_explained_as_the_cases_say() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    let mut paths: Vec<_> = std::fs::read_dir(&cases).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "case")) {
+        count += 1;
+        let text = std::fs::read_to_string(path).unwrap();
+        let (files, expected) = text.split_once("\n----------\n").unwrap();
+        let said = run_case(files);
+        if said == expected {
+            continue;
+        }
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, format!("{files}\n----------\n{said}")).unwrap();
+        } else {
+            wrong.push(format!("=== {}\n--- expected\n{expected}\n--- said\n{said}", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(count >= 12, "only {count} cases were found");
+}
+
+/// The files of a case: `== name` begins each.
+fn run_case(files: &str) -> String {
+    let directory = tempfile::TempDir::new().unwrap();
+    let ca = Ca::new();
+    ca.issue(directory.path(), "one", &["one.test"]);
+    ca.issue(directory.path(), "two", &["two.test"]);
+    let files: Vec<(&str, &str)> = files.split("== ").skip(1).map(|file| file.split_once('\n').unwrap()).collect();
+    let result = check("check", &[], directory.path(), &files);
+    let here = directory.path().to_str().unwrap();
+    let text = result.text.replace(here, "DIR");
+    let text: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    format!("exit {}\n{text}", result.code.unwrap())
+}
+
+fn refused(verb: &str, files: &[(&str, &str)], code: i32, says: &str) {
+    let directory = tempfile::TempDir::new().unwrap();
+    let result = check(verb, &[], directory.path(), files);
+    assert_eq!(result.code, Some(code), "{}", result.text);
+    assert!(result.text.contains(says), "{says:?} is not in: {}", result.text);
+    assert!(!result.text.contains("panicked"), "{}", result.text);
+}
+
+#[test]
+fn run_ends_with_the_documented_codes() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let main = |listener: &str| format!("listeners: [{{ address: '{listener}' }}]\nsites: sites.d/*.yaml\n");
+    let site = ("sites.d/a.yaml", "domains: [a.test]\nbackends: ['127.0.0.1:9']\n");
+    refused("run", &[("main.yaml", "listeners: 5\n")], 78, "expected a list, found integer `5`");
+    refused("run", &[("main.yaml", &main(&address.to_string())), site], 1, "another program listens there already");
+    refused("run", &[("main.yaml", &main("192.0.2.1:80")), site], 1, "this machine does not have the address");
+    refused("run", &[], 78, "main.yaml: cannot be read");
+    let sticky = ("sites.d/a.yaml", "domains: [a.test]\nbackends: ['127.0.0.1:9']\nsticky: true\n");
+    let state = format!("{}state_dir: /dev/null/state\n", main("127.0.0.1:0"));
+    refused("run", &[("main.yaml", &state), sticky], 1, "the key of the sticky cookies cannot be kept");
+    let log = format!("{}access_log: {{ path: . }}\n", main("127.0.0.1:0"));
+    refused("run", &[("main.yaml", &log), site], 1, "the access log cannot be opened");
+    refused("nonsense", &[], 2, "unrecognized subcommand");
+}
+
+#[test]
+fn check_ends_with_the_documented_codes() {
+    let good = ("sites.d/a.yaml", "domains: [a.test]\nbackends: ['127.0.0.1:9']\n");
+    let broken = ("sites.d/b.yaml", "domains: [b.test]\n");
+    let directory = tempfile::TempDir::new().unwrap();
+    let result = check("check", &[], directory.path(), &[("main.yaml", PLAIN), good]);
+    assert_eq!((result.code, result.text.as_str()), (Some(0), "main.yaml: good: 1 site, 1 backend group, 0 users\n"));
+    let result = check("check", &[], directory.path(), &[broken]);
+    assert_eq!(result.code, Some(3), "{}", result.text);
+    assert!(result.text.contains("left out: b"), "{}", result.text);
+    let result = check("check", &["--strict"], directory.path(), &[]);
+    assert_eq!(result.code, Some(78), "{}", result.text);
+    let result = check("run", &["--strict"], directory.path(), &[]);
+    assert_eq!(result.code, Some(78), "{}", result.text);
+    let short = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["-t", "-c", "main.yaml"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert_eq!(short.status.code(), Some(3));
+    assert!(!directory.path().join("state").exists(), "check writes nothing");
+}
+
+#[test]
+fn files_that_are_no_files_end_nothing() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let here = directory.path();
+    std::fs::create_dir(here.join("sites.d")).unwrap();
+    std::fs::write(here.join("main.yaml"), PLAIN).unwrap();
+    std::os::unix::fs::symlink("loop.yaml", here.join("sites.d/loop.yaml")).unwrap();
+    std::fs::create_dir(here.join("sites.d/directory.yaml")).unwrap();
+    nix::unistd::mkfifo(&here.join("sites.d/fifo.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::write(here.join("sites.d/binary.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+    std::fs::write(here.join("sites.d/deep.yaml"), "[".repeat(100_000)).unwrap();
+    let bomb: String =
+        (1..40).map(|n| format!("a{n}: &a{n} [*a{m}, *a{m}, *a{m}, *a{m}, *a{m}, *a{m}, *a{m}, *a{m}]\n", m = n - 1)).collect();
+    std::fs::write(here.join("sites.d/bomb.yaml"), format!("a0: &a0 [x, x]\n{bomb}")).unwrap();
+    let result = check("check", &[], here, &[]);
+    assert_eq!(result.code, Some(3), "{}", result.text);
+    for says in [
+        "loop.yaml: cannot be read",
+        "directory.yaml: is a directory",
+        "fifo.yaml: is no regular file",
+        "binary.yaml: is not UTF-8",
+        "deep.yaml",
+        "multiply beyond any use",
+    ] {
+        assert!(result.text.contains(says), "{says:?} is not in: {:.3000}", result.text);
+    }
+    for name in ["loop", "directory", "fifo", "binary", "deep", "bomb"] {
+        assert!(result.text.lines().last().unwrap().contains(name), "{name} is left out");
+    }
+}
+
+#[test]
+fn a_secret_is_never_shown() {
+    let directory = tempfile::TempDir::new().unwrap();
+    std::fs::write(directory.path().join("secret"), "hunter2\n").unwrap();
+    let main = "listeners: [{ address: '127.0.0.1:0', max_connections: '${file:secret}' }]\nsites: sites.d/*.yaml\n";
+    std::fs::create_dir(directory.path().join("sites.d")).unwrap();
+    let result = check("check", &[], directory.path(), &[("main.yaml", main)]);
+    assert_eq!(result.code, Some(78));
+    assert!(result.text.contains("expected a whole number") && !result.text.contains("hunter2"), "{}", result.text);
+}
+
+#[test]
+fn names_of_backends_are_resolved_at_start() {
+    let origin = Origin::named("by name");
+    let port = origin.address.port();
+    let site = format!(
+        "domains: [shop.test]\nbackends: [{{ address: 'localhost:{port}', name: local }}, 'no-such-host.invalid:80']\nhealth_check: off\n"
+    );
+    let directory = tempfile::TempDir::new().unwrap();
+    let files = [("main.yaml", PLAIN), ("sites.d/shop.yaml", site.as_str())];
+    let result = check("check", &[], directory.path(), &files);
+    assert_eq!(result.code, Some(0), "{}", result.text);
+    assert!(result.text.contains("`no-such-host.invalid:80` does not resolve"), "{}", result.text);
+    let proxy = crate::actors::Proxy::start(&files);
+    assert_eq!(crate::actors::get(proxy.address(), "shop.test", "/", "").text(), "by name");
+}

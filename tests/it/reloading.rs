@@ -1,0 +1,112 @@
+//! Reload: all of the new configuration or none of it, and a broken site is nobody else's trouble.
+
+use crate::actors::{Client, Origin, PLAIN, Proxy, get};
+
+#[test]
+fn moving_a_user_is_one_row_and_a_reload() {
+    let (node1, node2) = (Origin::named("node1"), Origin::named("node2"));
+    let main = format!(
+        "{PLAIN}backend_groups:\n  node1: {{ backends: ['{}'] }}\n  node2: {{ backends: ['{}'] }}\nusers: users.yaml\n",
+        node1.address, node2.address
+    );
+    let users = |node: &str| format!("apps: {{ pma: {{ role: mysql }} }}\nusers: {{ user1: {{ mysql: {node} }} }}\n");
+    let mut proxy = Proxy::start(&[
+        ("main.yaml", &main),
+        ("sites.d/panel.yaml", "domains: [panel.test]\nroutes: [{ path: '/{user}/{app}/', users: true }]\n"),
+        ("users.yaml", &users("node1")),
+    ]);
+    let mut kept = Client::plain(proxy.address());
+    assert_eq!(kept.request("GET", "panel.test", "/user1/pma/", "", b"").text(), "node1");
+    proxy.write("users.yaml", &users("node2"));
+    let said = proxy.reload();
+    assert!(said.contains("reloaded: generation 2 with 1 sites"), "{said}");
+    assert_eq!(kept.request("GET", "panel.test", "/user1/pma/", "", b"").text(), "node2", "also on a connection from before");
+    proxy.write("users.yaml", &users("node3"));
+    let said = proxy.reload();
+    assert!(
+        said.contains("no backend group is named `node3`") && said.contains("did you mean") && said.contains("reload refused"),
+        "{said}"
+    );
+    assert_eq!(get(proxy.address(), "panel.test", "/user1/pma/", "").text(), "node2", "the configuration in force stays");
+}
+
+#[test]
+fn a_broken_site_keeps_its_last_good_version_and_others_go_live() {
+    let (a, b) = (Origin::named("A"), Origin::named("B"));
+    let site = |host: &str, origin: &Origin| format!("domains: [{host}]\nbackends: ['{}']\n", origin.address);
+    let mut proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/a.yaml", &site("a.test", &a))]);
+    proxy.write("sites.d/a.yaml", "domains: [a.test]\nbakends: [x]\n");
+    proxy.write("sites.d/b.yaml", &site("b.test", &b));
+    let said = proxy.reload();
+    assert!(
+        said.contains("unknown key `bakends`") && said.contains("did you mean `backends`?") && said.contains("its last good version stays"),
+        "{said}"
+    );
+    assert_eq!(get(proxy.address(), "a.test", "/", "").text(), "A");
+    assert_eq!(get(proxy.address(), "b.test", "/", "").text(), "B");
+    proxy.write("sites.d/a.yaml", &site("a.test", &b));
+    proxy.reload();
+    assert_eq!(get(proxy.address(), "a.test", "/", "").text(), "B", "mended, it goes live");
+}
+
+#[test]
+fn a_site_that_is_broken_from_the_start_answers_503() {
+    let b = Origin::named("B");
+    let proxy = Proxy::start(&[
+        ("main.yaml", PLAIN),
+        ("sites.d/a.yaml", "domains: [a.test]\ngroup: nowhere\n"),
+        ("sites.d/b.yaml", &format!("domains: [b.test]\nbackends: ['{}']\n", b.address)),
+    ]);
+    let response = get(proxy.address(), "a.test", "/a", "");
+    assert_eq!((response.status, proxy.wait_target("/a")["reason"].as_str()), (503, Some("broken_site")));
+    assert_eq!(get(proxy.address(), "b.test", "/", "").text(), "B");
+}
+
+#[test]
+fn health_survives_a_reload() {
+    let (a, b) = (Origin::named("A"), Origin::named("B"));
+    let site = format!("domains: [shop.test]\nbackends: ['{}', '{}']\nhealth_check: {{ interval: 1h }}\n", a.address, b.address);
+    let mut proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site)]);
+    a.die();
+    for _ in 0..2 {
+        assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "B");
+    }
+    proxy.wait_event("out of the rotation");
+    proxy.reload();
+    for n in 0..4 {
+        let target = format!("/{n}");
+        assert_eq!(get(proxy.address(), "shop.test", &target, "").text(), "B");
+        assert_eq!(proxy.wait_target(&target)["attempts"], 1, "the dead backend is not asked again");
+    }
+}
+
+#[test]
+fn reloads_under_load_lose_nothing() {
+    let origin = Origin::named("ok");
+    let site = format!("domains: [shop.test]\nbackends: ['{}']\n", origin.address);
+    let mut proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site)]);
+    let address = proxy.address();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = Client::plain(address);
+                    let mut count = 0;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        assert_eq!(client.request("GET", "shop.test", "/", "", b"").text(), "ok");
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        for n in 0..30 {
+            proxy.write("sites.d/other.yaml", &format!("domains: [other{n}.test]\nbackends: ['{}']\n", origin.address));
+            proxy.reload();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let served: usize = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
+        assert!(served > 30, "{served}");
+    });
+}
