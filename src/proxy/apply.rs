@@ -52,7 +52,7 @@ pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     if let Some(stripped) = &forward.strip {
         request.insert_header("X-Forwarded-Prefix", owned_value(stripped.prefix.clone()))?;
     }
-    take_sticky_cookie(request, ctx)
+    cookies(request, ctx)
 }
 
 /// What the client may not say about itself, and what nobody means.
@@ -105,21 +105,33 @@ fn owned_value(text: String) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// The sticky cookie is between the client and us.
-fn take_sticky_cookie(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
-    let Some(stickiness) = ctx.group().and_then(|group| group.stickiness.as_ref()) else { return Ok(()) };
-    let has_it = request.headers.get_all(COOKIE).iter().any(|v| v.to_str().is_ok_and(|v| without_cookie(v, &stickiness.cookie).is_some()));
-    if !has_it {
+/// The sticky cookie is between the client and us; the others go on in one header. HTTP/2 clients send one for each, and
+/// HTTP/1 backends read only one (RFC 9113 section 8.2.3).
+fn cookies(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+    let ours = ctx.group().and_then(|group| group.stickiness.as_ref()).map(|stickiness| stickiness.cookie.as_str());
+    let mut headers = 0;
+    let mut has_ours = false;
+    for value in request.headers.get_all(COOKIE) {
+        headers += 1;
+        has_ours |= ours.is_some_and(|ours| value.to_str().is_ok_and(|text| without_cookie(text, ours).is_some()));
+    }
+    if headers < 2 && !has_ours {
         return Ok(());
     }
-    let cookies: Vec<HeaderValue> = request.headers.get_all(COOKIE).iter().cloned().collect();
-    request.remove_header(&COOKIE);
-    for value in cookies {
-        match value.to_str().ok().and_then(|text| without_cookie(text, &stickiness.cookie)) {
-            None => drop(request.append_header(COOKIE, value)?),
-            Some(rest) if rest.is_empty() => {}
-            Some(rest) => drop(request.append_header(COOKIE, owned_value(rest))?),
+    let mut joined: Vec<u8> = Vec::new();
+    for value in request.headers.get_all(COOKIE) {
+        let rest = ours.zip(value.to_str().ok()).and_then(|(ours, text)| without_cookie(text, ours));
+        let kept = rest.as_ref().map_or(value.as_bytes(), String::as_bytes);
+        if !joined.is_empty() && !kept.is_empty() {
+            joined.extend_from_slice(b"; ");
         }
+        joined.extend_from_slice(kept);
+    }
+    request.remove_header(&COOKIE);
+    if !joined.is_empty()
+        && let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(joined))
+    {
+        request.insert_header(COOKIE, value)?;
     }
     Ok(())
 }

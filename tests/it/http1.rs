@@ -59,7 +59,7 @@ fn requests_follow_each_other_on_a_connection_however_they_are_cut() {
     let large_chunk = format!("{chunked}186a0\r\n{}\r\n0\r\n\r\n", "y".repeat(100_000));
     let stories: Vec<(&str, String, Vec<&str>)> = vec![
         ("three", g("/1") + &g("/2") + &g("/3"), vec!["/1 0", "/2 0", "/3 0"]),
-        ("length, then next", sized.clone() + &g("/2"), vec!["/p 5", "/2 0"]),
+        ("length, then next", sized + &g("/2"), vec!["/p 5", "/2 0"]),
         ("much, then next", big + &g("/2"), vec!["/p 100000", "/2 0"]),
         (
             "chunks, then next",

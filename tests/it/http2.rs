@@ -45,6 +45,9 @@ fn many_streams_share_a_connection_and_errors_are_pages() {
         let response = h2.request("GET", &format!("http://shop.test/{n}"), &[("cookie", "a=b"), ("cookie", "c=d")], &[]).unwrap();
         assert!(response.text().starts_with(&format!("GET /{n}\n")), "{}", response.text());
         assert!(response.text().contains("Host: shop.test"), "{}", response.text());
+        let cookies: Vec<_> =
+            response.text().lines().filter(|line| line.to_ascii_lowercase().starts_with("cookie:")).map(str::to_owned).collect();
+        assert_eq!(cookies, ["cookie: a=b; c=d"], "HTTP/1 backends read one header (RFC 9113 section 8.2.3)");
     }
     let bad = h2.request("GET", "http://shop.test/%2e%2e/x", &[], &[]).unwrap();
     assert_eq!(bad.status, 400);

@@ -1,0 +1,48 @@
+# `make run` starts the demonstration, `make test` runs every test; both do all set-up on Debian 12 with Rust.
+
+INSTALL = tests/setup/install
+# What compiling takes: a C compiler and cmake for the C parts of TLS and compression.
+BUILD_PACKAGES = build-essential cmake
+# What the tests run beside the proxy.
+TEST_PACKAGES = curl
+APP_PACKAGES = nginx-light php-fpm php-cli php-mysql phpmyadmin dokuwiki mariadb-server mariadb-client chromium chromium-driver
+BENCH_PACKAGES = nginx-light nghttp2-client valgrind
+
+.PHONY: run build test test-apps lint bench bench-nginx clean
+
+## Starts the demonstration: its own backends, domains and certificate.
+run: build
+	@exec $$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/portcullis demo $(ARGS)
+
+build:
+	@$(INSTALL) $(BUILD_PACKAGES)
+	cargo build --release --locked
+
+## Formatting, lints, unit and end-to-end tests.
+test:
+	@$(INSTALL) $(BUILD_PACKAGES) $(TEST_PACKAGES)
+	$(MAKE) --no-print-directory lint
+	cargo test --locked
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+## Real phpMyAdmin, MariaDB, DokuWiki and Chromium behind the real proxy.
+test-apps:
+	@$(INSTALL) $(BUILD_PACKAGES) $(TEST_PACKAGES) $(APP_PACKAGES)
+	cargo test --locked --test apps -- --nocapture
+
+## What a look-up costs at 10, 10,000 and 1,000,000 rows, in instructions and bytes.
+bench:
+	@$(INSTALL) $(BUILD_PACKAGES) valgrind
+	tests/bench/lookup.sh
+
+## CPU time of a request against nginx, in one run.
+bench-nginx:
+	@$(INSTALL) $(BUILD_PACKAGES) $(BENCH_PACKAGES)
+	cargo build --release --locked
+	tests/bench/against_nginx.sh
+
+clean:
+	cargo clean
