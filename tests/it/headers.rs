@@ -105,7 +105,7 @@ fn plain_requests_are_redirected_where_there_is_a_certificate() {
     let acme = get(proxy.address(), "shop.test", "/.well-known/acme-challenge/token", "");
     assert_eq!(acme.status, 200, "ACME servers ask over plain HTTP");
     let config = Arc::new(tls_config(ca.roots(), &["h2"], rustls::ALL_VERSIONS));
-    let mut h2 = H2::tls(proxy.addresses[1], "shop.test", config);
+    let h2 = H2::tls(proxy.addresses[1], "shop.test", config);
     let response = h2.request("GET", "https://shop.test/", &[], &[]).unwrap();
     assert_eq!(response.header("strict-transport-security"), "max-age=31536000; includeSubDomains");
     let text = response.text().to_ascii_lowercase();

@@ -11,7 +11,7 @@ fn an_empty_last_piece_does_not_put_the_backend_out_of_step() {
     // Pingora bug #935: the last chunk was written twice, and the next answer on the connection was read out of step.
     let origin = upload_counter();
     let proxy = Proxy::with_site(&format!("backends: ['{}']\n", origin.address));
-    let mut h2 = H2::plain(proxy.address());
+    let h2 = H2::plain(proxy.address());
     for n in 0..30 {
         let url = format!("http://shop.test/{n}");
         let response = h2.request("POST", &url, &[], &[b"hello", b""]).unwrap();
@@ -26,7 +26,7 @@ fn an_empty_last_piece_does_not_put_the_backend_out_of_step() {
 fn bodies_of_every_shape_arrive_whole() {
     let origin = upload_counter();
     let proxy = Proxy::with_site(&format!("backends: ['{}']\n", origin.address));
-    let mut h2 = H2::plain(proxy.address());
+    let h2 = H2::plain(proxy.address());
     let big = vec![b'x'; 60_000];
     for (pieces, length) in [(&[&b""[..]][..], 0), (&[b"a", b"b", b"c"], 3), (&[&big, &big, &big], 180_000), (&[&big, b""], 60_000)] {
         let response = h2.request("POST", "http://shop.test/up", &[], pieces).unwrap();
@@ -40,7 +40,7 @@ fn bodies_of_every_shape_arrive_whole() {
 fn many_streams_share_a_connection_and_errors_are_pages() {
     let origin = Origin::echo();
     let proxy = Proxy::with_site(&format!("backends: ['{}']\n", origin.address));
-    let mut h2 = H2::plain(proxy.address());
+    let h2 = H2::plain(proxy.address());
     for n in 0..50 {
         let response = h2.request("GET", &format!("http://shop.test/{n}"), &[("cookie", "a=b"), ("cookie", "c=d")], &[]).unwrap();
         assert!(response.text().starts_with(&format!("GET /{n}\n")), "{}", response.text());

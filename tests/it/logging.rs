@@ -56,6 +56,8 @@ fn the_combined_log_goes_to_a_file_that_can_be_rotated() {
     let mut proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/shop.yaml", &site)]);
     let log = proxy.directory.path().join("access.log");
     get(proxy.address(), "shop.test", "/before", "");
+    // The line is written after the answer, by another thread.
+    wait_for_text(&log, "/before");
     let moved = proxy.directory.path().join("access.log.1");
     std::fs::rename(&log, &moved).unwrap();
     proxy.signal(Signal::SIGUSR1);
@@ -66,6 +68,14 @@ fn the_combined_log_goes_to_a_file_that_can_be_rotated() {
     let (old, new) = (std::fs::read_to_string(moved).unwrap(), std::fs::read_to_string(log).unwrap());
     assert!(old.contains("\"GET /before HTTP/1.1\" 200 1 ") && !old.contains("/after"), "{old}");
     assert!(new.contains("\"GET /after HTTP/1.1\" 200 1 ") && new.contains(" site=shop route=/ "), "{new}");
+}
+
+fn wait_for_text(file: &std::path::Path, text: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !std::fs::read_to_string(file).unwrap().contains(text) {
+        assert!(std::time::Instant::now() < deadline, "{text} is not written");
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod actors;
 mod balancing;
 mod configuration;
 mod demo;
+mod documents;
 mod headers;
 mod http1;
 mod http2;

@@ -10,7 +10,7 @@ fn moving_a_user_is_one_row_and_a_reload() {
         node1.address, node2.address
     );
     let users = |node: &str| format!("apps: {{ pma: {{ role: mysql }} }}\nusers: {{ user1: {{ mysql: {node} }} }}\n");
-    let mut proxy = Proxy::start(&[
+    let proxy = Proxy::start(&[
         ("main.yaml", &main),
         ("sites.d/panel.yaml", "domains: [panel.test]\nroutes: [{ path: '/{user}/{app}/', users: true }]\n"),
         ("users.yaml", &users("node1")),
@@ -34,7 +34,7 @@ fn moving_a_user_is_one_row_and_a_reload() {
 fn a_broken_site_keeps_its_last_good_version_and_others_go_live() {
     let (a, b) = (Origin::named("A"), Origin::named("B"));
     let site = |host: &str, origin: &Origin| format!("domains: [{host}]\nbackends: ['{}']\n", origin.address);
-    let mut proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/a.yaml", &site("a.test", &a))]);
+    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/a.yaml", &site("a.test", &a))]);
     proxy.write("sites.d/a.yaml", "domains: [a.test]\nbakends: [x]\n");
     proxy.write("sites.d/b.yaml", &site("b.test", &b));
     let said = proxy.reload();
@@ -66,7 +66,7 @@ fn a_site_that_is_broken_from_the_start_answers_503() {
 fn health_survives_a_reload() {
     let (a, b) = (Origin::named("A"), Origin::named("B"));
     let site = format!("domains: [shop.test]\nbackends: ['{}', '{}']\nhealth_check: {{ interval: 1h }}\n", a.address, b.address);
-    let mut proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site)]);
+    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site)]);
     a.die();
     for _ in 0..2 {
         assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "B");
@@ -84,7 +84,7 @@ fn health_survives_a_reload() {
 fn reloads_under_load_lose_nothing() {
     let origin = Origin::named("ok");
     let site = format!("domains: [shop.test]\nbackends: ['{}']\n", origin.address);
-    let mut proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site)]);
+    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site)]);
     let address = proxy.address();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {

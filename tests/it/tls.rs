@@ -74,7 +74,7 @@ fn key_exchange_is_post_quantum_where_the_client_can() {
 #[test]
 fn ten_thousand_clients_resume() {
     let ca = Ca::new();
-    let (mut proxy, _origin) = two_sites(&ca);
+    let (proxy, _origin) = two_sites(&ca);
     // Each client has a memory of its own, as ten thousand browsers have.
     let clients: Vec<_> = (0..10_000)
         .map(|_| {

@@ -173,6 +173,7 @@ impl Client {
                 self.inbox.extend_from_slice(&piece[..read]);
                 true
             }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => true,
             Err(error) if matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof) => false,
             Err(error) => panic!("read: {error}; so far {:?}", String::from_utf8_lossy(&self.inbox)),
         }
@@ -184,7 +185,7 @@ impl Client {
     }
 
     /// Says that nothing more will be sent.
-    pub fn half_close(&mut self) {
+    pub fn half_close(&self) {
         self.tcp.shutdown(Shutdown::Write).unwrap();
     }
 }
@@ -251,7 +252,7 @@ impl H2 {
     }
 
     /// Sends a request whose body comes in `pieces`; the last one ends the stream, also when it is empty.
-    pub fn request(&mut self, method: &str, url: &str, headers: &[(&str, &str)], pieces: &[&[u8]]) -> Result<Response, h2::Error> {
+    pub fn request(&self, method: &str, url: &str, headers: &[(&str, &str)], pieces: &[&[u8]]) -> Result<Response, h2::Error> {
         let mut request = http::Request::builder().method(method).uri(url).version(http::Version::HTTP_2);
         for (name, value) in headers {
             request = request.header(*name, *value);

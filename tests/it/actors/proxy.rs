@@ -59,7 +59,7 @@ impl Proxy {
     }
 
     /// Reloads and gives what was said about it.
-    pub fn reload(&mut self) -> String {
+    pub fn reload(&self) -> String {
         let before = self.events.all().len();
         self.signal(Signal::SIGHUP);
         self.events.wait(before, |line| line.contains("reloaded: ") || line.contains("reload refused"));

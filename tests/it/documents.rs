@@ -1,0 +1,98 @@
+//! The documents are true: every YAML block of the README is checked, every file under `conf` too.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::actors::{Ca, check};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The blocks of the README's language `language`, with the words behind it.
+fn blocks(language: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let mut found = Vec::new();
+    for block in text.split("\n```").skip(1).step_by(2) {
+        let (info, body) = block.split_once('\n').unwrap();
+        if info.split(' ').next() == Some(language) {
+            found.push((info.to_owned(), format!("{body}\n")));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_readmes_configuration_is_good() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let here = directory.path();
+    let ca = Ca::new();
+    ca.issue(here, "shop", &["shop.example.com", "www.shop.example.com"]);
+    ca.issue(here, "panel", &["panel.example.com"]);
+    ca.issue(here, "apps", &["*.apps.example.com"]);
+    let blocks = blocks("yaml");
+    assert_eq!(blocks.len(), 5);
+    let files: Vec<(String, String)> = blocks
+        .into_iter()
+        .map(|(info, text)| {
+            let name = info.split("file=").nth(1).expect("each block says which file it is").to_owned();
+            let name = if name == "portcullis.yaml" { "main.yaml".to_owned() } else { name };
+            (name, text.replace("/etc/ssl", here.to_str().unwrap()))
+        })
+        .collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let result = check("check", &[], here, &files);
+    assert_eq!((result.code, result.text.as_str()), (Some(0), "main.yaml: good: 3 sites, 4 backend groups, 2 users\n"));
+}
+
+#[test]
+fn the_readmes_commands_exist() {
+    let blocks = blocks("sh");
+    let lines: Vec<&str> = blocks.iter().flat_map(|(_, body)| body.lines()).collect();
+    let makefile = std::fs::read_to_string(root().join("Makefile")).unwrap();
+    let mut seen = 0;
+    for line in lines {
+        let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().collect();
+        match words[..] {
+            ["make", target, ..] => assert!(makefile.contains(&format!("\n{target}:")), "{line}"),
+            ["portcullis", verb, ref rest @ ..] => {
+                let help = Command::new(env!("CARGO_BIN_EXE_portcullis")).args([verb, "--help"]).output().unwrap();
+                assert!(help.status.success(), "{line}");
+                let help = String::from_utf8(help.stdout).unwrap();
+                assert!(rest.iter().filter(|word| word.starts_with('-')).all(|flag| help.contains(*flag)), "{line}");
+            }
+            _ => panic!("a command of an unknown kind: {line}"),
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 5);
+}
+
+#[test]
+fn the_file_to_start_from_is_good() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let here = directory.path();
+    Ca::new().issue(here, "cert", &["shop.example.com"]);
+    let main = std::fs::read_to_string(root().join("conf/portcullis.yaml")).unwrap();
+    let shop = std::fs::read_to_string(root().join("conf/sites.d/shop.yaml.example")).unwrap();
+    let here_text = here.to_str().unwrap();
+    let shop = shop
+        .replace("/etc/letsencrypt/live/shop/fullchain.pem", &format!("{here_text}/cert.pem"))
+        .replace("/etc/letsencrypt/live/shop/privkey.pem", &format!("{here_text}/cert.key"));
+    std::fs::create_dir(here.join("users.d")).unwrap();
+    let result = check("check", &[], here, &[("main.yaml", &main), ("sites.d/shop.yaml", &shop)]);
+    assert_eq!((result.code, result.text.as_str()), (Some(0), "main.yaml: good: 1 site, 1 backend group, 0 users\n"));
+}
+
+/// Every key that the README's tables name is one that the program knows, and the other way round.
+#[test]
+fn the_readmes_tables_name_every_key() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let raw = std::fs::read_to_string(root().join("src/config/raw.rs")).unwrap();
+    let keys = raw
+        .lines()
+        .filter(|line| line.starts_with("    "))
+        .filter_map(|line| line.trim().strip_prefix("pub(crate) ")?.split_once(": ").map(|(key, _)| key.to_owned()));
+    let missing: Vec<String> = keys.filter(|key| !readme.contains(key.as_str())).collect();
+    assert!(missing.is_empty(), "the README does not name {missing:?}");
+}
