@@ -21,7 +21,7 @@ use crate::health::{self, HealthChecks, Starts};
 use crate::observe::access_log::AccessLogger;
 use crate::proxy::listen::{AcceptService, Bound, bind};
 use crate::proxy::{RequestIds, Shared};
-use crate::reload::Reloader;
+use crate::reload::{Fixed, Reloader};
 use crate::snapshot::current::Current;
 use crate::snapshot::{Carry, compile};
 use crate::tls;
@@ -56,7 +56,7 @@ pub struct Options {
 
 /// Runs the proxy until it is told to stop. A configuration that is refused has been reported on standard error.
 pub fn run(options: Options) -> Result<(), Failure> {
-    let loaded = config::load(&options.config);
+    let loaded = config::load(&options.config, &[]);
     report(&loaded);
     let config = accept_loaded(loaded, options.strict).ok_or(Failure::Config)?;
     raise_file_limit();
@@ -75,6 +75,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
         ..ServerConf::default()
     };
     let drain_timeout = config.drain_timeout;
+    let fixed = Fixed::of(&config);
     let tls = tls::Shared::new().map_err(|error| Failure::Start(error.to_string()))?;
     let (health, starts) = HealthChecks::new();
     let snapshot = compile(config, &Carry { generation: 1, health: &health, tls: &tls, secret: &secret });
@@ -86,7 +87,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
         request_ids: RequestIds::new(u64::from_be_bytes(random()?)),
         connector: TransportConnector::new(None),
     });
-    let reloader = Reloader::new(options.config, options.strict, addresses.clone(), health, secret, shared.clone());
+    let reloader = Reloader::new(options.config, options.strict, fixed, health, secret, shared.clone());
     let supervisor = Supervisor { starts: Some(starts), reloader: Arc::new(reloader), addresses, on_ready: options.on_ready };
 
     let mut server = Server::new_with_opt_and_conf(None, conf);
@@ -186,19 +187,23 @@ fn kept_secret(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Gives up the privileges that binding needed.
 fn become_user(config: &Config) -> Result<(), Failure> {
-    use nix::unistd::{User, geteuid, setgid, setgroups, setuid};
+    use nix::unistd::{User, geteuid, initgroups, setgid, setuid};
     let Some(name) = &config.run_as else { return Ok(()) };
     let fail = |why: String| Failure::RunAs { user: name.clone(), why };
     let user = User::from_name(name).map_err(|error| fail(error.to_string()))?.ok_or_else(|| fail("there is no such user".to_owned()))?;
     if geteuid() == user.uid {
         return Ok(());
     }
-    let key = config.state_dir.join("sticky.key");
-    if key.exists() {
-        // The next start may be without root: it must still be able to read its key.
-        let _ = nix::unistd::chown(&key, Some(user.uid), Some(user.gid));
+    let mut owned = vec![config.state_dir.clone(), config.state_dir.join("sticky.key")];
+    if let config::LogTarget::File(path) = &config.access_log.target {
+        owned.push(path.clone());
     }
-    setgroups(&[user.gid]).and_then(|()| setgid(user.gid)).and_then(|()| setuid(user.uid)).map_err(|error| fail(error.to_string()))
+    for path in owned.iter().filter(|path| path.is_dir() || path.is_file()) {
+        // The user goes on reading its key and writing its log. What cannot be given away is missed when it is used.
+        let _ = nix::unistd::chown(path, Some(user.uid), Some(user.gid));
+    }
+    let name_c = std::ffi::CString::new(name.as_str()).map_err(|error| fail(error.to_string()))?;
+    initgroups(&name_c, user.gid).and_then(|()| setgid(user.gid)).and_then(|()| setuid(user.uid)).map_err(|error| fail(error.to_string()))
 }
 
 // === Supervisor: health checks and signals ===

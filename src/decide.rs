@@ -19,6 +19,8 @@ pub struct RequestView<'a> {
     /// The raw path, without the query.
     pub path: &'a [u8],
     pub query: Option<&'a [u8]>,
+    /// The target named scheme and host (RFC 9112 section 3.2.2); backends get the path alone.
+    pub absolute: bool,
     /// The client's connection is encrypted, here or at a trusted proxy.
     pub secure: bool,
 }
@@ -52,14 +54,14 @@ pub struct Forward {
     pub app: Option<u32>,
     /// Path and query for the backend; `None`: what the client sent.
     pub target: Option<String>,
-    /// Set where a prefix is stripped.
-    pub strip: Option<Stripped>,
+    /// Set where a prefix is stripped, or an app confined.
+    pub mount: Option<Mount>,
 }
 
-/// How a stripped path is put back in answers.
+/// Where the client sees an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stripped {
-    /// What the backend does not see: `/user1`.
+pub struct Mount {
+    /// What the backend does not see: `/user1`; empty where it sees the whole path.
     pub prefix: String,
     /// The app as the client sees it: `/user1/phpmyadmin`; its cookies are confined to it.
     pub app: String,
@@ -75,7 +77,7 @@ pub enum Reason {
     UnknownUser,
     UnknownApp,
     BrokenSite,
-    Method,
+    LongTarget,
 }
 
 impl Reason {
@@ -89,10 +91,13 @@ impl Reason {
             Reason::UnknownUser => "unknown_user",
             Reason::UnknownApp => "unknown_app",
             Reason::BrokenSite => "broken_site",
-            Reason::Method => "method",
+            Reason::LongTarget => "long_target",
         }
     }
 }
+
+/// What `http::Uri` can hold, with room for a prefix; escaping makes a target up to three times longer.
+const MAX_TARGET: usize = 60_000;
 
 /// ACME servers ask for this over plain HTTP, so no redirect may catch it (RFC 8555 section 8.3).
 const ACME_PATH: &str = "/.well-known/acme-challenge/";
@@ -119,6 +124,9 @@ pub fn decide(snapshot: &Snapshot, request: &RequestView<'_>) -> Verdict {
         (Ok(path), Ok(query)) => (path.as_ref(), query.as_deref()),
         (Err(why), _) | (_, Err(why)) => return refuse(400, Reason::BadPath(*why)),
     };
+    if path.len() + query.map_or(0, str::len) > MAX_TARGET {
+        return refuse(414, Reason::LongTarget);
+    }
     if let Some(port) = site.https_redirect
         && !request.secure
         && !path.starts_with(ACME_PATH)
@@ -197,10 +205,13 @@ fn forward(request: &RequestView<'_>, found: Found<'_>, path: &str, query: Optio
     let Found { site, route, rule, placed } = found;
     let Place { group, user, app } = placed;
     let Some(count) = rule.strip else {
-        let same = path.as_bytes() == request.path && query.map(str::as_bytes) == request.query;
+        let same = !request.absolute && path.as_bytes() == request.path && query.map(str::as_bytes) == request.query;
         let asterisk = request.path == b"*";
         let target = (!same && !asterisk).then(|| with_query(path, query).into_owned());
-        return Verdict::Forward(Forward { site, route, group, user, app, target, strip: None });
+        // The app of a user is confined to its own paths, also where it knows them itself.
+        let own = user.map(|_| leading(path, rule.pattern.segments().len()).to_owned()).filter(|own| !own.is_empty());
+        let mount = own.map(|app| Mount { prefix: String::new(), app });
+        return Verdict::Forward(Forward { site, route, group, user, app, target, mount });
     };
     let prefix = leading(path, count).to_owned();
     let rest = path.get(prefix.len()..).unwrap_or_default();
@@ -215,5 +226,5 @@ fn forward(request: &RequestView<'_>, found: Found<'_>, path: &str, query: Optio
     let rest = if rest.is_empty() { "/" } else { rest };
     let app_prefix = leading(path, rule.pattern.segments().len()).to_owned();
     let target = Some(with_query(rest, query).into_owned());
-    Verdict::Forward(Forward { site, route, group, user, app, target, strip: Some(Stripped { prefix, app: app_prefix }) })
+    Verdict::Forward(Forward { site, route, group, user, app, target, mount: Some(Mount { prefix, app: app_prefix }) })
 }

@@ -13,12 +13,52 @@ use crate::snapshot::{Carry, compile};
 pub struct Reloader {
     path: PathBuf,
     strict: bool,
-    addresses: Vec<std::net::SocketAddr>,
+    /// What the process began with.
+    fixed: Fixed,
     health: HealthChecks,
     secret: Vec<u8>,
     shared: Arc<Shared>,
     /// One reload at a time: two that overlap could publish in the wrong order.
     one_at_a_time: Mutex<()>,
+}
+
+/// What a reload does not change: it belongs to the process.
+pub struct Fixed {
+    listeners: Vec<config::Listener>,
+    access_log: config::AccessLog,
+    run_as: Option<String>,
+    state_dir: PathBuf,
+    sticky_secret: Option<config::Secret>,
+    threads: usize,
+    drain_timeout: std::time::Duration,
+}
+
+impl Fixed {
+    pub fn of(config: &config::Config) -> Self {
+        Self {
+            listeners: config.listeners.clone(),
+            access_log: config.access_log.clone(),
+            run_as: config.run_as.clone(),
+            state_dir: config.state_dir.clone(),
+            sticky_secret: config.sticky_secret.clone(),
+            threads: config.threads,
+            drain_timeout: config.drain_timeout,
+        }
+    }
+
+    /// The keys in which another configuration differs.
+    fn differences(&self, other: &Fixed) -> Vec<&'static str> {
+        let keys = [
+            ("listeners", self.listeners != other.listeners),
+            ("access_log", self.access_log != other.access_log),
+            ("run_as", self.run_as != other.run_as),
+            ("state_dir", self.state_dir != other.state_dir),
+            ("sticky_secret", self.sticky_secret != other.sticky_secret),
+            ("threads", self.threads != other.threads),
+            ("drain_timeout", self.drain_timeout != other.drain_timeout),
+        ];
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
 }
 
 /// What a reload came to.
@@ -32,21 +72,15 @@ pub enum Outcome {
 }
 
 impl Reloader {
-    pub fn new(
-        path: PathBuf,
-        strict: bool,
-        addresses: Vec<std::net::SocketAddr>,
-        health: HealthChecks,
-        secret: Vec<u8>,
-        shared: Arc<Shared>,
-    ) -> Self {
-        Self { path, strict, addresses, health, secret, shared, one_at_a_time: Mutex::default() }
+    pub fn new(path: PathBuf, strict: bool, fixed: Fixed, health: HealthChecks, secret: Vec<u8>, shared: Arc<Shared>) -> Self {
+        Self { path, strict, fixed, health, secret, shared, one_at_a_time: Mutex::default() }
     }
 
     /// Loads, checks, compiles and publishes.
     pub fn reload(&self) -> Outcome {
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
-        let loaded = config::load(&self.path);
+        let old = self.shared.current.pin();
+        let loaded = config::load(&self.path, &old.checked.0);
         crate::app::report(&loaded);
         let broken = loaded.broken_sites;
         let config = loaded.config.filter(|_| !self.strict || broken.is_empty());
@@ -54,7 +88,6 @@ impl Reloader {
             log::error!("reload refused: the configuration in force stays");
             return Outcome::Refused;
         };
-        let old = self.shared.current.pin();
         let kept = keep_last_good(&mut config, &old.checked.0, &old.checked.1);
         for site in &broken {
             match kept.contains(site) {
@@ -62,23 +95,16 @@ impl Reloader {
                 false => log::error!("site {site} is left out because of its errors and answers 503"),
             }
         }
-        self.warn_about_listeners(&config);
+        let changed = self.fixed.differences(&Fixed::of(&config));
+        if !changed.is_empty() {
+            log::warn!("changed, but only a restart puts it in force: {}", changed.join(", "));
+        }
         let carry = Carry { generation: old.generation + 1, health: &self.health, tls: &self.shared.tls, secret: &self.secret };
         let snapshot = compile(config, &carry);
         let (generation, sites) = (snapshot.generation, snapshot.sites.len());
         self.shared.current.publish(snapshot);
         log::info!("reloaded: generation {generation} with {sites} sites is in force");
         if broken.is_empty() { Outcome::Applied } else { Outcome::InPart(broken) }
-    }
-
-    /// What a reload of this version does not change.
-    fn warn_about_listeners(&self, config: &config::Config) {
-        let wanted: Vec<_> = config.listeners.iter().map(|listener| listener.address).collect();
-        let same =
-            wanted.len() == self.addresses.len() && wanted.iter().zip(&self.addresses).all(|(a, b)| a.port() == 0 || a.port() == b.port());
-        if !same {
-            log::warn!("`listeners` have changed: that takes effect with the next restart");
-        }
     }
 
     pub fn reopen_log(&self) {

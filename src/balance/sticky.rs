@@ -65,16 +65,23 @@ fn hex(bytes: &[u8], count: usize) -> String {
 }
 
 /// The value of a cookie in `Cookie` headers (RFC 6265 section 4.2.1).
-pub fn cookie_value<'a>(header: &'a str, name: &str) -> Option<&'a str> {
-    header.split(';').find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
+///
+/// On bytes: the client's other cookies may hold anything.
+pub fn cookie_value<'a>(header: &'a [u8], name: &str) -> Option<&'a str> {
+    let value = pairs(header).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    std::str::from_utf8(value).ok()
+}
+
+fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    header.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
 }
 
 /// A `Cookie` header without one cookie; `None` if it was not there, empty if nothing else was.
-pub fn without_cookie(header: &str, name: &str) -> Option<String> {
-    let is_it = |pair: &&str| pair.trim().strip_prefix(name).is_some_and(|rest| rest.starts_with('='));
-    if !header.split(';').any(|pair| is_it(&pair)) {
+pub fn without_cookie(header: &[u8], name: &str) -> Option<Vec<u8>> {
+    let is_it = |pair: &[u8]| pair.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
+    if !pairs(header).any(is_it) {
         return None;
     }
-    let kept: Vec<&str> = header.split(';').filter(|pair| !is_it(pair) && !pair.trim().is_empty()).map(str::trim).collect();
-    Some(kept.join("; "))
+    let kept: Vec<&[u8]> = pairs(header).filter(|pair| !is_it(pair)).collect();
+    Some(kept.join(&b"; "[..]))
 }

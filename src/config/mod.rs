@@ -51,7 +51,12 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GroupId(pub u32);
 
-#[derive(Clone, Debug)]
+impl GroupId {
+    /// The group of a site's own `backends`, until its number is known.
+    const OWN: GroupId = GroupId(u32::MAX);
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub address: SocketAddr,
     pub tls: bool,
@@ -159,6 +164,8 @@ pub struct Timeouts {
 /// One configuration file: domains and their routes.
 #[derive(Clone, Debug)]
 pub struct Site {
+    /// The file: what a site is known by from one load to the next.
+    pub path: PathBuf,
     pub name: String,
     pub domains: Vec<HostPattern>,
     pub certificate: Option<Arc<CertifiedKey>>,
@@ -214,6 +221,17 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl Site {
+    /// Puts the number of the site's own group where only its place was kept.
+    fn give_own_group(&mut self, own: GroupId) {
+        for route in &mut self.routes {
+            if route.target == Target::Group(GroupId::OWN) {
+                route.target = Target::Group(own);
+            }
+        }
+    }
+}
+
 impl Timeouts {
     /// These timeouts, with `wider` where they leave the choice.
     #[must_use]
@@ -238,9 +256,10 @@ pub struct Loaded {
 }
 
 /// Reads and checks the configuration whose main file is `path`. Names of backends are resolved, nothing is written.
-pub fn load(path: &Path) -> Loaded {
+/// `previous` are the sites in force, which keep their domains against newcomers.
+pub fn load(path: &Path, previous: &[Site]) -> Loaded {
     let mut report = Report::default();
-    let checked = check::check(path, &mut report);
+    let checked = check::check(path, previous, &mut report);
     match checked {
         Some((config, broken_sites)) => Loaded { config: Some(config), broken_sites, report },
         None => Loaded { config: None, broken_sites: Vec::new(), report },

@@ -13,7 +13,7 @@ use serde_yaml::Value;
 
 use super::diagnostic::{Diagnostic, Place, Report, Source};
 
-/// More nodes than any configuration needs; stops aliases that multiply themselves.
+/// More nodes than any configuration needs.
 const MAX_NODES: usize = 20_000_000;
 const MAX_DEPTH: usize = 64;
 
@@ -64,8 +64,7 @@ pub(crate) struct Document {
 impl Document {
     /// Parses a file's text. Duplicate keys are reported and the later one is left out; a syntax error yields `None`.
     pub(crate) fn parse(source: Arc<Source>, report: &mut Report) -> Option<Self> {
-        let mut builder =
-            Builder { parser: Parser::new_from_str(&source.text), source: &source, anchors: HashMap::new(), nodes: 0, report };
+        let mut builder = Builder { parser: Parser::new_from_str(&source.text), source: &source, nodes: 0, report };
         match builder.document() {
             Ok(root) => Some(Document { source, root, pruned: Vec::new() }),
             Err(diagnostic) => {
@@ -178,14 +177,6 @@ impl Node {
             Kind::Mapping(entries) => Value::Mapping(entries.iter().map(|e| (Value::String(e.key.clone()), e.value.to_value())).collect()),
         }
     }
-
-    fn count(&self) -> usize {
-        match &self.kind {
-            Kind::Scalar { .. } => 1,
-            Kind::Sequence(items) => 1 + items.iter().map(Node::count).sum::<usize>(),
-            Kind::Mapping(entries) => 1 + entries.iter().map(|e| e.value.count()).sum::<usize>(),
-        }
-    }
 }
 
 /// A plain scalar means what YAML's core schema says; `serde_yaml` itself decides, so that the two never differ.
@@ -206,7 +197,6 @@ fn scalar(text: &str, plain: bool) -> Value {
 struct Builder<'a, 'r> {
     parser: Parser<'a, granit_parser::StrInput<'a>>,
     source: &'a Arc<Source>,
-    anchors: HashMap<usize, Node>,
     nodes: usize,
     report: &'r mut Report,
 }
@@ -256,35 +246,23 @@ impl<'a> Builder<'a, '_> {
         if depth > MAX_DEPTH || self.nodes > MAX_NODES {
             return Err(self.fail(span, "nested too deeply or too large"));
         }
-        let (anchor, node) = match event {
-            Event::Scalar(text, style, anchor, tag) => {
+        Ok(match event {
+            Event::Scalar(text, style, _, tag) => {
                 if tag.is_some() {
                     return Err(self.fail(span, "YAML tags (`!…`) have no meaning here"));
                 }
                 let plain = style == ScalarStyle::Plain;
-                (anchor, Node { span, kind: Kind::Scalar { text: text.into_owned(), plain, filled: false } })
+                Node { span, kind: Kind::Scalar { text: text.into_owned(), plain, filled: false } }
             }
             Event::SequenceStart(_, _, Some(_)) | Event::MappingStart(_, _, Some(_)) => {
                 return Err(self.fail(span, "YAML tags (`!…`) have no meaning here"));
             }
-            Event::SequenceStart(_, anchor, _) => (anchor, self.sequence(span, depth)?),
-            Event::MappingStart(_, anchor, _) => (anchor, self.mapping(span, depth)?),
-            Event::Alias(anchor) => {
-                let Some(node) = self.anchors.get(&anchor).cloned() else {
-                    return Err(self.fail(span, "this alias has no anchor"));
-                };
-                self.nodes += node.count();
-                if self.nodes > MAX_NODES {
-                    return Err(self.fail(span, "aliases multiply beyond any use"));
-                }
-                (0, node)
-            }
+            Event::SequenceStart(..) => self.sequence(span, depth)?,
+            Event::MappingStart(..) => self.mapping(span, depth)?,
+            // A few lines of them can stand for billions of nodes.
+            Event::Alias(_) => return Err(self.fail(span, "YAML aliases (`*…`) are not supported: write it out")),
             _ => return Err(self.fail(span, "unexpected end of the document")),
-        };
-        if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
-        }
-        Ok(node)
+        })
     }
 
     fn sequence(&mut self, start: Range<usize>, depth: usize) -> Result<Node, Failure> {

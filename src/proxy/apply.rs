@@ -1,9 +1,10 @@
 //! Changes the heads of requests and answers as decided: the one place that edits Pingora's headers.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LOCATION, COOKIE, HOST, HeaderName, LOCATION, REFRESH, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
+use http::header::{CONNECTION, CONTENT_LOCATION, COOKIE, HOST, HeaderName, LOCATION, REFRESH, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderValue, Version};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -16,7 +17,7 @@ use crate::rewrite::back::{self, CookieEdit, Public};
 use crate::rewrite::forwarded::{is_disguised, is_protected};
 
 /// Headers that belong to one connection (RFC 9110 section 7.6.1) and that an answer must not carry on.
-const HOP_BY_HOP: [&str; 4] = ["keep-alive", "proxy-connection", "proxy-authenticate", "upgrade"];
+const HOP_BY_HOP: [&str; 6] = ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"];
 
 /// Brings the head of a request into the form that the backend gets.
 pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
@@ -49,8 +50,8 @@ pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     request.insert_header("X-Real-IP", text_value(ctx.client.address))?;
     request.insert_header("X-Request-Id", owned_value(ctx.request_id.clone()))?;
     request.append_header("Via", HeaderValue::from_static(via(ctx.version)))?;
-    if let Some(stripped) = &forward.strip {
-        request.insert_header("X-Forwarded-Prefix", owned_value(stripped.prefix.clone()))?;
+    if let Some(mount) = forward.mount.as_ref().filter(|mount| !mount.prefix.is_empty()) {
+        request.insert_header("X-Forwarded-Prefix", owned_value(mount.prefix.clone()))?;
     }
     cookies(request, ctx)
 }
@@ -113,15 +114,15 @@ fn cookies(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     let mut has_ours = false;
     for value in request.headers.get_all(COOKIE) {
         headers += 1;
-        has_ours |= ours.is_some_and(|ours| value.to_str().is_ok_and(|text| without_cookie(text, ours).is_some()));
+        has_ours |= ours.is_some_and(|ours| without_cookie(value.as_bytes(), ours).is_some());
     }
     if headers < 2 && !has_ours {
         return Ok(());
     }
     let mut joined: Vec<u8> = Vec::new();
     for value in request.headers.get_all(COOKIE) {
-        let rest = ours.zip(value.to_str().ok()).and_then(|(ours, text)| without_cookie(text, ours));
-        let kept = rest.as_ref().map_or(value.as_bytes(), String::as_bytes);
+        let rest = ours.and_then(|ours| without_cookie(value.as_bytes(), ours));
+        let kept = rest.as_deref().unwrap_or(value.as_bytes());
         if !joined.is_empty() && !kept.is_empty() {
             joined.extend_from_slice(b"; ");
         }
@@ -131,15 +132,20 @@ fn cookies(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     if !joined.is_empty()
         && let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(joined))
     {
-        request.insert_header(COOKIE, value)?;
+        request.insert_header("Cookie", value)?;
     }
     Ok(())
 }
 
 /// Brings the head of a backend's answer into the form that the client gets. `host` is the request's.
 pub(super) fn response(response: &mut ResponseHeader, ctx: &Ctx, host: &str) -> Result<()> {
-    for name in HOP_BY_HOP {
-        response.remove_header(name);
+    let named = |value: &HeaderValue| value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let named: SmallVec<[String; 1]> = response.headers.get_all(CONNECTION).iter().map(named).collect();
+    for name in named.iter().flat_map(|value| value.split(',')).map(str::trim).chain(HOP_BY_HOP) {
+        // Framing is Pingora's business, also where the backend names it.
+        if !matches!(name, "" | "close" | "content-length" | "transfer-encoding") {
+            response.remove_header(name);
+        }
     }
     if let Some(forward) = &ctx.forward {
         rewrite_back(response, ctx, forward, host)?;
@@ -180,23 +186,34 @@ fn rewrite_back(response: &mut ResponseHeader, ctx: &Ctx, forward: &Forward, hos
     let public = Public {
         scheme: if ctx.client.secure { "https" } else { "http" },
         host,
-        prefix: forward.strip.as_ref().map_or("", |strip| &strip.prefix),
-        app: forward.strip.as_ref().map_or("", |strip| &strip.app),
+        prefix: forward.mount.as_ref().map_or("", |mount| &mount.prefix),
+        app: forward.mount.as_ref().map_or("", |mount| &mount.app),
         backend: [&backend.host, &address],
     };
     for (name, rewrite) in [(LOCATION, back::location as Rewrite), (CONTENT_LOCATION, back::location), (REFRESH, back::refresh)] {
-        let new = response.headers.get(&name).and_then(|value| value.to_str().ok()).and_then(|value| rewrite(value, &public));
+        let new = response.headers.get(&name).and_then(|value| rewrite(&text_of(value), &public));
         if let Some(new) = new {
-            response.insert_header(name, owned_value(new))?;
+            response.insert_header(name, value_of(&new))?;
         }
     }
     rewrite_cookies(response, &public, ctx)
 }
 
+/// A header as text, each byte one character: what is not rewritten comes out as it went in, whatever its encoding.
+fn text_of(value: &HeaderValue) -> Cow<'_, str> {
+    value.to_str().map_or_else(|_| Cow::Owned(value.as_bytes().iter().copied().map(char::from).collect()), Cow::Borrowed)
+}
+
+/// The reverse of `text_of`.
+fn value_of(text: &str) -> HeaderValue {
+    let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect();
+    HeaderValue::from_maybe_shared(Bytes::from(bytes)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
 type Rewrite = fn(&str, &Public<'_>) -> Option<String>;
 
 fn rewrite_cookies(response: &mut ResponseHeader, public: &Public<'_>, ctx: &Ctx) -> Result<()> {
-    let edit = |value: &HeaderValue| value.to_str().map_or(CookieEdit::Unchanged, |text| back::set_cookie(text, public));
+    let edit = |value: &HeaderValue| back::set_cookie(&text_of(value), public);
     let edits: SmallVec<[CookieEdit; 4]> = response.headers.get_all(SET_COOKIE).iter().map(edit).collect();
     if edits.contains(&CookieEdit::HostPrefixed) {
         log::warn!(
@@ -211,7 +228,7 @@ fn rewrite_cookies(response: &mut ResponseHeader, public: &Public<'_>, ctx: &Ctx
     let old: Vec<HeaderValue> = response.headers.get_all(SET_COOKIE).iter().cloned().collect();
     response.remove_header(&SET_COOKIE);
     for (value, edit) in old.into_iter().zip(edits) {
-        let value = if let CookieEdit::Rewritten(text) = edit { owned_value(text) } else { value };
+        let value = if let CookieEdit::Rewritten(text) = edit { value_of(&text) } else { value };
         response.append_header(SET_COOKIE, value)?;
     }
     Ok(())

@@ -12,6 +12,7 @@ use crate::config;
 use crate::decide::{Forward, Verdict};
 use crate::snapshot::{Route, Site, Snapshot};
 
+use super::failure::Failure;
 use super::wire::{Facts, Home};
 
 pub struct Ctx {
@@ -49,6 +50,8 @@ pub struct Attempts {
     pub count: usize,
     pub pick: Option<Pick>,
     in_flight: Option<InFlight>,
+    /// How the last attempt failed.
+    pub failure: Option<Failure>,
     /// The request was sent once and lost its connection; it is sent again only once.
     pub resent: bool,
     pub began: Option<Instant>,

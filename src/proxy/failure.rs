@@ -4,11 +4,11 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 /// How a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub struct Failure {
     /// `None`: the client is gone, there is nobody to answer.
-    pub(super) status: Option<u16>,
+    pub status: Option<u16>,
     /// The word in the log.
-    pub(super) reason: &'static str,
+    pub reason: &'static str,
 }
 
 /// What the log says of a request whose client left before its answer (nginx's status).

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Version;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, LOCATION, REFERER, USER_AGENT};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, LOCATION, REFERER, TRANSFER_ENCODING, USER_AGENT};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -17,8 +17,8 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::Shared;
 use super::ctx::{Ctx, Todo};
-use super::failure::{CLIENT_GONE, classify, lost_connection};
-use super::wire::{Facts, Home};
+use super::failure::{CLIENT_GONE, Failure, classify, lost_connection};
+use super::wire::{CLIENT_WRITE, Facts, Home};
 use super::{apply, page, peer, view};
 use crate::balance::state::Now;
 use crate::balance::sticky::cookie_value;
@@ -63,6 +63,7 @@ impl ProxyHttp for Filters {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         ctx.facts = facts_of(session);
+        session.as_downstream_mut().set_write_timeout(Some(CLIENT_WRITE));
         match consider(session.req_header(), ctx, &self.shared) {
             Todo::Forward => Ok(false),
             Todo::Redirect { location, status } => answer(session, ctx, status, Some(location)).await,
@@ -140,8 +141,16 @@ impl ProxyHttp for Filters {
             // The process began to stop while the backend was at work: the client learns it from this answer.
             session.set_keepalive(None);
         }
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            // Upgrades never get here, so nobody has asked for it.
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 without a request for it").map_err(Error::into_up);
+        }
         if response.status.is_informational() {
             return Ok(());
+        }
+        if ctx.version == Version::HTTP_10 {
+            // RFC 9112 section 6.1: never chunked. The body ends with the connection where it has no length.
+            response.remove_header(&TRANSFER_ENCODING);
         }
         if ctx.attempts.first_byte.is_none() {
             ctx.attempts.first_byte = Some(ctx.started.elapsed());
@@ -163,7 +172,11 @@ impl ProxyHttp for Filters {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let failure = classify(error);
+        let mut failure = classify(error);
+        if failure.reason == "read_timeout" && !session.as_downstream_mut().is_body_done() {
+            // The backend was silent because it waited for the client.
+            failure = Failure { status: Some(408), reason: "client_timeout" };
+        }
         ctx.reason.get_or_insert(failure.reason);
         let status = failure.status.filter(|_| session.response_written().is_none());
         let faulty = ctx.home.as_ref().is_some_and(|home| home.fault().is_some());
@@ -208,6 +221,10 @@ pub(super) fn consider(request: &RequestHeader, ctx: &mut Ctx, shared: &Shared) 
         return Todo::Refuse(500);
     };
     ctx.version = request.version;
+    if request.version == Version::HTTP_2 && !view::is_within_limits(request, &facts) {
+        ctx.reason = Some("head_too_large");
+        return Todo::Refuse(431);
+    }
     ctx.client = view::client(request, &facts, &ctx.snapshot);
     let known = if ctx.client.trusted { view::request_id(request) } else { None };
     ctx.request_id = known.unwrap_or_else(|| shared.request_ids.next());
@@ -236,8 +253,11 @@ pub(super) fn next_peer(request: &RequestHeader, ctx: &mut Ctx) -> Result<HttpPe
     });
     let Some(pick) = pick else {
         // Where every backend failed, the last failure is the answer; otherwise none could be asked.
-        let status = if ctx.attempts.tried.is_empty() { 503 } else { 502 };
-        ctx.reason.get_or_insert("no_backend");
+        let (status, reason) = match ctx.attempts.failure {
+            Some(failure) => (failure.status.unwrap_or(502), failure.reason),
+            None => (503, "no_backend"),
+        };
+        ctx.reason.get_or_insert(reason);
         return Error::e_explain(ErrorType::HTTPStatus(status), "no backend is eligible");
     };
     ctx.attempt(pick);
@@ -248,13 +268,15 @@ pub(super) fn next_peer(request: &RequestHeader, ctx: &mut Ctx) -> Result<HttpPe
 }
 
 fn cookie<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a str> {
-    request.headers.get_all(COOKIE).iter().find_map(|value| cookie_value(value.to_str().ok()?, name))
+    request.headers.get_all(COOKIE).iter().find_map(|value| cookie_value(value.as_bytes(), name))
 }
 
 /// An attempt failed: a backend that refuses connections is taken out of the rotation at once.
-pub(super) fn note_failed_attempt(ctx: &Ctx, error: &Error) {
+pub(super) fn note_failed_attempt(ctx: &mut Ctx, error: &Error) {
+    let failure = classify(error);
+    ctx.attempts.failure = Some(failure);
     let Some(backend) = ctx.backend() else { return };
-    let reason = classify(error).reason;
+    let reason = failure.reason;
     if *error.etype() == ErrorType::ConnectRefused && backend.state.eject(Now::read()) {
         let group = ctx.group().map_or("", |group| &group.name);
         log::warn!("backend {} of {group} refuses connections and is out of the rotation", backend.name);

@@ -19,9 +19,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
 use super::Shared;
-use super::judge::{Head, Judged, judge};
+use super::judge::{Head, Judged, escaped_target, judge};
 use super::page::page;
-use super::wire::{Conn, Home, Lent};
+use super::wire::{CLIENT_WRITE, Conn, Home, Lent};
 use crate::observe::record::Record;
 
 /// How long a refused client may take to accept its answer.
@@ -51,6 +51,7 @@ where
                 Next::Closing => return Box::pin(conn.leave()).await,
                 Next::Bad(status, reason) => return Box::pin(self.refuse(conn, status, reason)).await,
             };
+            let head = with_escaped_target(&mut conn, head);
             served += 1;
             if head.upgrade {
                 return Box::pin(super::tunnel::tunnel(&self.shared, conn, head)).await;
@@ -114,7 +115,7 @@ where
                 None
             }
             None if carried == Ok(true) && conn.framing == super::framing::Framing::Done && !conn.ended => {
-                conn.flush().await.ok()?;
+                timeout(CLIENT_WRITE, conn.flush()).await.ok()?.ok()?;
                 Some(conn)
             }
             _ => {
@@ -202,6 +203,15 @@ async fn next_head(conn: &mut Conn, drain: &mut ShutdownWatch) -> Next {
         }
     };
     Box::pin(timeout(deadline, rest)).await.unwrap_or(Next::Bad(408, "header_deadline"))
+}
+
+/// Escapes what Pingora would refuse in the target; the head has another length then.
+fn with_escaped_target(conn: &mut Conn, head: Head) -> Head {
+    let Some(escaped) = escaped_target(conn.inbox.get(..head.length).unwrap_or_default()) else { return head };
+    let mut inbox = bytes::BytesMut::from(escaped.as_slice());
+    inbox.extend_from_slice(conn.inbox.get(head.length..).unwrap_or_default());
+    conn.inbox = inbox;
+    Head { length: escaped.len(), ..head }
 }
 
 fn judged(conn: &mut Conn) -> Option<Next> {

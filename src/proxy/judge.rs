@@ -78,6 +78,7 @@ struct Facts<'a> {
     length: Option<u64>,
     chunked: bool,
     connection_upgrade: bool,
+    upgrades: usize,
     websocket: bool,
 }
 
@@ -103,7 +104,8 @@ fn judge_head(raw: &[u8]) -> Result<Head, Refusal> {
         _ => Framing::Done,
     };
     let upgrade = http11 && facts.connection_upgrade && facts.websocket;
-    if upgrade && (framing != Framing::Done || method != "GET") {
+    // One of several protocols would be ours to choose, and the backend could choose another.
+    if upgrade && (framing != Framing::Done || method != "GET" || facts.upgrades > 1) {
         return Err((400, "bad_upgrade"));
     }
     Ok(Head { length: raw.len(), framing, upgrade })
@@ -126,7 +128,10 @@ fn facts<'a>(request: &httparse::Request<'_, 'a>, http11: bool) -> Result<Facts<
                 facts.connection_upgrade |=
                     header.value.split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
             }
-            7 if is("upgrade") => facts.websocket |= header.value.eq_ignore_ascii_case(b"websocket"),
+            7 if is("upgrade") => {
+                facts.upgrades += 1;
+                facts.websocket |= header.value.eq_ignore_ascii_case(b"websocket");
+            }
             _ => {}
         }
     }
@@ -166,9 +171,45 @@ fn check_target(method: &str, target: &[u8], host: Option<&[u8]>, http11: bool) 
     }
 }
 
-/// Whether the bytes may stand in a host with its port.
-pub fn is_authority(host: &[u8]) -> bool {
-    host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._:[]~%".contains(b))
+/// Whether the bytes are a host with or without a port (RFC 3986 section 3.2, without user information).
+pub fn is_authority(authority: &[u8]) -> bool {
+    let (host, port) = match authority.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = memchr(b']', rest) else { return false };
+            let (address, rest) = rest.split_at(end);
+            if !std::str::from_utf8(address).is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()) {
+                return false;
+            }
+            (&b""[..], rest.get(1..).unwrap_or_default())
+        }
+        None => authority.split_at(memchr(b':', authority).unwrap_or(authority.len())),
+    };
+    let port = match port.split_first() {
+        None => return is_name(host),
+        Some((b':', port)) => port,
+        Some(_) => return false,
+    };
+    is_name(host) && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+}
+
+fn is_name(host: &[u8]) -> bool {
+    host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(b))
+}
+
+/// Bytes that are no part of a URI but that clients send in targets; others accept them and Pingora does not. They are
+/// escaped before it sees them. `None`: there are none.
+pub fn escaped_target(head: &[u8]) -> Option<Vec<u8>> {
+    let line = head.get(..memchr(b'\r', head)?)?;
+    let is_odd = |byte: &u8| matches!(byte, b'"' | b'<' | b'>' | b'`');
+    if !line.iter().any(is_odd) {
+        return None;
+    }
+    let mut escaped = Vec::with_capacity(head.len() + 16);
+    for byte in line {
+        if is_odd(byte) { escaped.extend_from_slice(format!("%{byte:02X}").as_bytes()) } else { escaped.push(*byte) }
+    }
+    escaped.extend_from_slice(head.get(line.len()..).unwrap_or_default());
+    Some(escaped)
 }
 
 #[cfg(test)]
@@ -220,6 +261,10 @@ mod tests {
             ("GET / HTTP/1.1\r\n\r\n".into(), 400, "no_host"),
             ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n".into(), 400, "bad_host"),
             ("GET / HTTP/1.1\r\nHost: u@a\r\n\r\n".into(), 400, "bad_host"),
+            ("GET / HTTP/1.1\r\nHost: a:80.evil\r\n\r\n".into(), 400, "bad_host"),
+            ("GET / HTTP/1.1\r\nHost: [a]\r\n\r\n".into(), 400, "bad_host"),
+            ("GET / HTTP/1.1\r\nHost: [::1]x\r\n\r\n".into(), 400, "bad_host"),
+            (with("Connection: upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket").replace("POST", "GET"), 400, "bad_upgrade"),
             ("GET / HTTP/1.1\nHost: a\r\n\r\n".into(), 400, "bare_lf"),
             ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n".into(), 400, "malformed_head"),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".into(), 400, "malformed_head"),
@@ -235,5 +280,13 @@ mod tests {
             assert_eq!(judge_text(&head), Judged::Bad(status, reason), "{head:.200}");
         }
         assert_eq!(judge(&[b'A'; 2048], 1024), Judged::Bad(431, "head_too_large"));
+    }
+
+    #[test]
+    fn odd_bytes_of_a_target_are_escaped() {
+        let head = b"GET /a<b>?q=\"x\"` HTTP/1.1\r\nHost: a\r\nX: \"<>\r\n\r\n";
+        let escaped = escaped_target(head).unwrap();
+        assert_eq!(escaped, b"GET /a%3Cb%3E?q=%22x%22%60 HTTP/1.1\r\nHost: a\r\nX: \"<>\r\n\r\n");
+        assert_eq!(escaped_target(&escaped), None);
     }
 }

@@ -72,3 +72,6 @@ fn carrier(conf: &Arc<ServerConf>, shared: Arc<Shared>, h2_idle: Duration) -> Ht
     proxy.server_options = Some(options);
     proxy
 }
+
+#[cfg(test)]
+mod tests;

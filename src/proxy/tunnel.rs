@@ -18,12 +18,14 @@ use super::filters::{consider, log, next_peer, note_failed_attempt};
 use super::framing::Framing;
 use super::judge::{Head, MAX_HEADERS};
 use super::page::page;
-use super::wire::Conn;
+use super::wire::{CLIENT_WRITE, Conn};
 use super::{Shared, apply, failure, view};
 use crate::balance::Timeouts;
 
 /// A backend's head beyond this is none.
 const MAX_ANSWER_HEAD: usize = 64 << 10;
+/// How long one direction of a tunnel may be silent once the other has ended.
+const HALF_ENDED: Duration = Duration::from_secs(10);
 /// What is read at once in each direction of a tunnel.
 const PIECE: usize = 16 << 10;
 
@@ -91,6 +93,13 @@ async fn relay(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, c
     ctx.attempts.first_byte = Some(ctx.started.elapsed());
     let status = answer.status.as_u16();
     let framing = framing_of(&answer)?;
+    if status == 101 {
+        let protocol = answer.headers.get(UPGRADE).map(http::HeaderValue::as_bytes).unwrap_or_default();
+        if !protocol.eq_ignore_ascii_case(b"websocket") {
+            // A protocol that nobody asked for would bypass everything that is decided here.
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "another protocol").map_err(Error::into_up);
+        }
+    }
     apply::response(&mut answer, ctx, view::host(request).unwrap_or_default())?;
     if status == 101 {
         answer.insert_header(CONNECTION, "Upgrade")?;
@@ -131,13 +140,11 @@ async fn ask(stream: &mut Stream, request: &RequestHeader, ctx: &Ctx, timeouts: 
         error
     };
     let mut head = request.clone();
-    let keep_upgrade = head.headers.get(UPGRADE).cloned();
     drop_hop_by_hop(&mut head);
     apply::request(&mut head, ctx)?;
     head.insert_header(CONNECTION, "Upgrade")?;
-    if let Some(upgrade) = keep_upgrade {
-        head.insert_header(UPGRADE, upgrade)?;
-    }
+    // The one protocol that was judged, whatever else the client wrote.
+    head.insert_header(UPGRADE, "websocket")?;
     let send = async {
         stream.write_all(&request_head(&head)).await?;
         stream.flush().await
@@ -175,7 +182,7 @@ async fn exchange(conn: &mut Conn, backend: &mut Stream, answer: &ResponseHeader
     let mut first = response_head(answer);
     first.extend_from_slice(early);
     let early_client = conn.inbox.split();
-    if conn.wire.write_all(&first).await.is_err() || conn.wire.flush().await.is_err() {
+    if !send_to_client(conn, &first).await {
         return (0, 0);
     }
     if backend.write_all(&early_client).await.is_err() || backend.flush().await.is_err() {
@@ -196,27 +203,34 @@ async fn exchange(conn: &mut Conn, backend: &mut Stream, answer: &ResponseHeader
 
 /// When something last went through a tunnel, in either direction.
 struct Activity {
-    last: std::sync::Mutex<Instant>,
-    idle: Duration,
+    /// With how long the silence may last.
+    last: std::sync::Mutex<(Instant, Duration)>,
 }
 
 impl Activity {
     fn new(idle: Duration) -> Self {
-        Self { last: std::sync::Mutex::new(Instant::now()), idle }
+        Self { last: std::sync::Mutex::new((Instant::now(), idle)) }
     }
 
     fn note(&self) {
-        *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Instant::now();
+        self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0 = Instant::now();
+    }
+
+    /// One direction has ended: the other may finish, but not stay for long when it has nothing to say.
+    fn half_ended(&self) {
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *last = (Instant::now(), last.1.min(HALF_ENDED));
     }
 
     /// Ends when nothing has gone through for the idle timeout.
     async fn silence(&self) {
         loop {
-            let due = *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) + self.idle;
-            if due <= Instant::now() {
+            let (last, idle) = *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if last + idle <= Instant::now() {
                 return;
             }
-            tokio::time::sleep_until(due).await;
+            // A direction that ends makes the limit shorter, which is noticed within its time.
+            tokio::time::sleep_until((last + idle).min(Instant::now() + HALF_ENDED)).await;
         }
     }
 }
@@ -245,9 +259,19 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
     }
     // The other side learns that nothing more comes; it may go on sending.
     let _ = to.shutdown().await;
+    activity.half_ended();
 }
 
 // === Answers other than a switch ===
+
+/// `false`: the client does not take it, or not in time.
+async fn send_to_client(conn: &mut Conn, bytes: &[u8]) -> bool {
+    let send = async {
+        conn.wire.write_all(bytes).await?;
+        conn.wire.flush().await
+    };
+    matches!(timeout(CLIENT_WRITE, send).await, Ok(Ok(())))
+}
 
 async fn relay_answer(
     conn: &mut Conn,
@@ -258,10 +282,10 @@ async fn relay_answer(
     timeouts: Timeouts,
 ) -> u64 {
     let mut sent = 0;
-    let mut good = conn.wire.write_all(&response_head(answer)).await.is_ok();
+    let mut good = send_to_client(conn, &response_head(answer)).await;
     while good {
         let Ok(ours) = framing.advance(received) else { break };
-        good = conn.wire.write_all(received.get(..ours).unwrap_or_default()).await.is_ok() && framing != Framing::Done;
+        good = send_to_client(conn, received.get(..ours).unwrap_or_default()).await && framing != Framing::Done;
         sent += ours as u64;
         received.clear();
         good = good && matches!(timeout_at(Instant::now() + timeouts.read, backend.read_buf(received)).await, Ok(Ok(1..)));
@@ -285,7 +309,7 @@ async fn answer(conn: &mut Conn, ctx: &Ctx, status: u16, location: Option<String
     let mut bytes = response_head(&head);
     bytes.extend_from_slice(body.as_bytes());
     // A client that is gone does not get its answer.
-    let _ = timeout(Duration::from_secs(5), conn.wire.write_all(&bytes)).await;
+    let _ = send_to_client(conn, &bytes).await;
     Ok((status, (0, body.len() as u64)))
 }
 
@@ -346,6 +370,7 @@ fn drop_hop_by_hop(head: &mut RequestHeader) {
         "te",
         "trailer",
         "upgrade",
+        "http2-settings",
         "proxy-authorization",
     ]) {
         if name != "host" {

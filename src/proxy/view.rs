@@ -3,7 +3,7 @@
 use pingora::http::RequestHeader;
 
 use super::ctx::Client;
-use super::judge::is_authority;
+use super::judge::{MAX_HEADERS, is_authority};
 use super::wire::Facts;
 use crate::decide::RequestView;
 use crate::rewrite::forwarded::client_address;
@@ -12,16 +12,25 @@ use crate::snapshot::Snapshot;
 /// The longest request id that is taken over from a trusted proxy.
 const MAX_REQUEST_ID: usize = 128;
 
+/// Whether an HTTP/2 head keeps to the limits that the gate holds HTTP/1 heads to.
+pub(super) fn is_within_limits(request: &RequestHeader, facts: &Facts) -> bool {
+    let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + 4;
+    let total: usize = request.raw_path().len() + request.headers.iter().map(size).sum::<usize>();
+    request.headers.len() <= MAX_HEADERS && total <= facts.listener.max_header_size
+}
+
 /// What the decision needs. `Err`: the reason for a 400, for HTTP/2 requests that the gate has not judged.
 pub(super) fn view(request: &RequestHeader, secure: bool) -> Result<RequestView<'_>, &'static str> {
     let host = host(request)?;
     let target = request.raw_path();
-    let target = if target.starts_with(b"/") || target == b"*" { target } else { after_authority(target) };
+    let absolute = !(target.starts_with(b"/") || target == b"*");
+    let target = if absolute { after_authority(target) } else { target };
     let (path, query) = match target.iter().position(|byte| *byte == b'?') {
         Some(at) => (target.get(..at).unwrap_or_default(), target.get(at + 1..)),
         None => (target, None),
     };
-    Ok(RequestView { method: request.method.as_str(), host, path, query, secure })
+    let path = if absolute && path.is_empty() { b"/" } else { path };
+    Ok(RequestView { method: request.method.as_str(), host, path, query, absolute, secure })
 }
 
 /// The host of a request: of HTTP/2's `:authority` and `Host` there may be either, or both if they agree
@@ -41,10 +50,10 @@ pub(super) fn host(request: &RequestHeader) -> Result<&str, &'static str> {
     if is_authority(host.as_bytes()) { Ok(host) } else { Err("bad_host") }
 }
 
-/// The path and query of `http://host/path?query`.
+/// The path and query of `http://host/path?query`; either may be missing.
 fn after_authority(target: &[u8]) -> &[u8] {
     let rest = target.windows(3).position(|window| window == b"://").and_then(|at| target.get(at + 3..)).unwrap_or_default();
-    rest.iter().position(|byte| *byte == b'/').and_then(|at| rest.get(at..)).unwrap_or(b"/")
+    rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).and_then(|at| rest.get(at..)).unwrap_or_default()
 }
 
 /// Who asks: the peer of the connection, or whom a trusted one speaks for.
@@ -59,7 +68,10 @@ pub(super) fn client(request: &RequestHeader, facts: &Facts, snapshot: &Snapshot
     Client {
         address: client_address(peer, chain.iter().copied(), |address| snapshot.trusts(address)),
         trusted,
-        secure: proto.map_or(facts.tls.is_some(), |proto| proto.eq_ignore_ascii_case("https")),
+        // A chain of proxies may have written a list: the first entry is the client's.
+        secure: proto
+            .and_then(|proto| proto.split(',').next())
+            .map_or(facts.tls.is_some(), |proto| proto.trim().eq_ignore_ascii_case("https")),
     }
 }
 

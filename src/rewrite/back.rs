@@ -117,7 +117,7 @@ pub enum CookieEdit {
 pub fn set_cookie(value: &str, public: &Public<'_>) -> CookieEdit {
     let is_host_prefixed = value.trim_start().get(..7).is_some_and(|start| start.eq_ignore_ascii_case("__Host-"));
     if is_host_prefixed {
-        return if public.prefix.is_empty() { CookieEdit::Unchanged } else { CookieEdit::HostPrefixed };
+        return if public.app.is_empty() { CookieEdit::Unchanged } else { CookieEdit::HostPrefixed };
     }
     let mut out = String::with_capacity(value.len() + public.app.len());
     let mut changed = false;
@@ -150,8 +150,8 @@ enum Edit {
 fn edit_attribute(attribute: &str, public: &Public<'_>) -> Edit {
     let Some((name, value)) = attribute.split_once('=') else { return Edit::Keep };
     let value = value.trim();
-    if name.trim().eq_ignore_ascii_case("path") && !public.prefix.is_empty() && value.starts_with('/') {
-        let path = if value == "/" { format!("{}/", public.app) } else { public.path(value) };
+    if name.trim().eq_ignore_ascii_case("path") && value.starts_with('/') {
+        let path = if value == "/" && !public.app.is_empty() { format!("{}/", public.app) } else { public.path(value) };
         return if path == value { Edit::Keep } else { Edit::Replace(format!("{name}={path}")) };
     }
     if name.trim().eq_ignore_ascii_case("domain") {
@@ -253,6 +253,10 @@ mod tests {
         ] {
             assert_eq!(set_cookie(value, &APP), edit, "{value}");
         }
+        // An app that sees its whole path is confined as well.
+        let own = Public { prefix: "", ..APP };
+        assert_eq!(set_cookie("a=b; Path=/", &own), rewritten("a=b; Path=/user1/phpmyadmin/"));
+        assert_eq!(set_cookie("a=b; Path=/x", &own), CookieEdit::Unchanged);
         assert_eq!(set_cookie("a=b; Path=/", &PLAIN), CookieEdit::Unchanged);
         assert_eq!(set_cookie("__Host-a=b; Path=/", &PLAIN), CookieEdit::Unchanged);
         assert_eq!(set_cookie("a=b; Domain=node1.internal", &PLAIN), rewritten("a=b"));

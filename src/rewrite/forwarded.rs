@@ -5,18 +5,25 @@
 use std::net::IpAddr;
 
 /// Headers by which proxies tell about clients; only a trusted sender may set them.
-pub const FORWARDED: [&str; 8] = [
+pub const FORWARDED: [&str; 15] = [
     "forwarded",
+    "front-end-https",
+    "x-forwarded-by",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-original-url",
     "x-real-ip",
     "x-request-id",
+    "x-rewrite-url",
 ];
 
-/// Whether a header is one of `FORWARDED` or would be read as one: CGI and WSGI turn `-` and `_` into the same
+/// Whether a header is one of `FORWARDED` or would be read as one: CGI, WSGI and PHP turn `-`, `_` and `.` into the same
 /// variable. `Proxy` would become `HTTP_PROXY` there and send the application's own requests elsewhere (httpoxy).
 pub fn is_protected(name: &str) -> bool {
     if name.eq_ignore_ascii_case("proxy") {
@@ -26,13 +33,14 @@ pub fn is_protected(name: &str) -> bool {
     starts && FORWARDED.iter().any(|header| same_variable(header, name))
 }
 
-/// As `is_protected`, for what even a trusted proxy does not mean: the spelling with `_`.
+/// As `is_protected`, for what even a trusted proxy does not mean: another spelling.
 pub fn is_disguised(name: &str) -> bool {
-    name.eq_ignore_ascii_case("proxy") || (name.contains('_') && is_protected(name))
+    is_protected(name) && !FORWARDED.iter().any(|header| header.eq_ignore_ascii_case(name))
 }
 
 fn same_variable(header: &str, name: &str) -> bool {
-    header.len() == name.len() && header.bytes().zip(name.bytes()).all(|(a, b)| a == b.to_ascii_lowercase() || (a == b'-' && b == b'_'))
+    let same = |(a, b): (u8, u8)| a == b.to_ascii_lowercase() || (a == b'-' && !b.is_ascii_alphanumeric());
+    header.len() == name.len() && header.bytes().zip(name.bytes()).all(same)
 }
 
 /// The client's address: the sender's own, or what a chain of trusted proxies says, read from the right, since each
@@ -92,6 +100,8 @@ mod tests {
             ("X-Forwarded-For", true, false),
             ("x_forwarded_for", true, true),
             ("X-Forwarded_For", true, true),
+            ("X.Forwarded.For", true, true),
+            ("X-Forwarded-Ssl", true, false),
             ("Proxy", true, true),
             ("X-Request-Id", true, false),
             ("Forwarded", true, false),

@@ -127,17 +127,16 @@ fn normal_segment(segment: &[u8]) -> Result<String, BadPath> {
     if hides_dots(&out) { Err(BadPath::HiddenDots) } else { Ok(out) }
 }
 
-/// Whether a backend that decodes `%2F` or cuts `;parameters` would see a dot segment where we see none.
+/// Whether a backend that decodes `%2F`, or cuts off `;parameters`, would see a dot segment where we see none.
 fn hides_dots(segment: &str) -> bool {
-    if !segment.contains("..") {
+    if !segment.starts_with('.') && !segment.contains("%2F") {
         return false;
     }
-    if let Some((name, _)) = segment.split_once(';')
-        && matches!(name, "." | "..")
-    {
-        return true;
-    }
-    segment.contains("%2F") && segment.split("%2F").any(|part| part.split(';').next() == Some(".."))
+    let cuts = segment.contains(';') || segment.contains("%3B") || segment.contains("%2F");
+    cuts && segment.split("%2F").any(|part| {
+        let name = part.split(';').next().unwrap_or_default().split("%3B").next().unwrap_or_default();
+        matches!(name, "." | "..")
+    })
 }
 
 fn hex(byte: u8) -> Option<u8> {
@@ -236,6 +235,9 @@ mod tests {
             ("/a%2F%2e%2e", BadPath::HiddenDots),
             ("/..;/b", BadPath::HiddenDots),
             ("/a/..;x=1/b", BadPath::HiddenDots),
+            ("/.;/b", BadPath::HiddenDots),
+            ("/..%3b/b", BadPath::HiddenDots),
+            ("/a%2f.%2fb", BadPath::HiddenDots),
             ("/a#b", BadPath::Fragment),
         ] {
             assert_eq!(normalize(raw.as_bytes()), Err(why), "{raw}");

@@ -24,7 +24,7 @@ fn main() {
         let row = n.wrapping_mul(2_654_435_761) % rows;
         let host = format!("d{row}.example.com");
         let path = format!("/user{row}/phpmyadmin/index.php");
-        let request = RequestView { method: "GET", host: &host, path: path.as_bytes(), query: None, secure: true };
+        let request = RequestView { method: "GET", host: &host, path: path.as_bytes(), query: None, absolute: false, secure: true };
         forwarded += u32::from(matches!(decide(&snapshot, &request), Verdict::Forward(_)));
     }
     assert_eq!(forwarded, requests);

@@ -202,3 +202,16 @@ fn timeouts_are_504_and_name_themselves() {
     assert_eq!(response.status, 504);
     assert_eq!(proxy.wait_target("/slow")["reason"], "read_timeout");
 }
+
+#[test]
+fn other_cookies_may_hold_anything() {
+    let origins = [Origin::echo(), Origin::echo()];
+    let proxy = Proxy::with_site(&format!("backends: ['{}', '{}']\nsticky: {{ cookie: SRV }}\n", origins[0].address, origins[1].address));
+    let cookie = get(proxy.address(), "shop.test", "/", "").header("set-cookie");
+    let pair = cookie.split(';').next().unwrap();
+    for _ in 0..4 {
+        let response = get(proxy.address(), "shop.test", "/", &format!("Cookie: n=J\u{fc}rgen; {pair}\r\n"));
+        assert_eq!(response.header("set-cookie"), "", "it sticks");
+        assert!(response.text().contains("Cookie: n=J\u{fc}rgen\n"), "{}", response.text());
+    }
+}

@@ -369,3 +369,39 @@ fn ports_survive_nonsense() {
     assert_eq!((plain.response(false).status, tls.response(false).status), (200, 200));
     assert!(!stage.proxy.events().contains("panic"), "{}", stage.proxy.events());
 }
+
+#[test]
+fn an_http10_client_never_gets_chunks() {
+    let stage = stage("");
+    for (target, body) in [("/chunked", "hello"), ("/close", "until-close"), ("/sized", "/sized 0")] {
+        for mut client in stage.clients() {
+            client.send(format!("GET {target} HTTP/1.0\r\n{H}\r\n"));
+            let answer = String::from_utf8(client.rest()).unwrap();
+            assert!(
+                !answer.to_ascii_lowercase().contains("transfer-encoding") && answer.ends_with(&format!("\r\n\r\n{body}")),
+                "{target}: {answer}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_switch_that_nobody_asked_for_is_an_error() {
+    let origin = Origin::new(|_| Reply::Raw(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\nzzz".to_vec()));
+    let proxy = Proxy::with_site(&format!("backends: ['{}']\n", origin.address));
+    let mut client = Client::plain(proxy.address());
+    assert_eq!(client.request("GET", "shop.test", "/", "", b"").status, 502);
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    assert_eq!(Client::plain(proxy.address()).request("GET", "shop.test", "/", upgrade, b"").status, 502);
+}
+
+#[test]
+fn a_stalled_upload_is_the_clients_fault() {
+    let origin = Origin::named("never");
+    let site = format!("backends: ['{}']\ntimeouts: {{ read: 300ms }}\n", origin.address);
+    let proxy = Proxy::with_site(&site);
+    let mut client = Client::plain(proxy.address());
+    client.send("POST /stalled HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 10\r\n\r\nhalf");
+    assert_eq!(client.response(false).status, 408);
+    assert_eq!(proxy.wait_target("/stalled")["reason"], "client_timeout");
+}

@@ -110,3 +110,49 @@ fn reloads_under_load_lose_nothing() {
         assert!(served > 30, "{served}");
     });
 }
+
+#[test]
+fn a_newcomer_does_not_get_a_domain_that_another_site_has() {
+    let (old, new) = (Origin::named("old"), Origin::named("new"));
+    let site = |origin: &Origin| format!("domains: [o.test]\nbackends: ['{}']\n", origin.address);
+    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/old.yaml", &site(&old))]);
+    proxy.write("sites.d/a.yaml", &site(&new));
+    let said = proxy.reload();
+    assert!(said.contains("`o.test` belongs to another site already") && said.contains("site a is left out"), "{said}");
+    assert_eq!(get(proxy.address(), "o.test", "/", "").text(), "old");
+    // Also while the old one is broken and stays as it was.
+    proxy.write("sites.d/old.yaml", "domains: [o.test");
+    let said = proxy.reload();
+    assert!(said.contains("site old has errors: its last good version stays"), "{said}");
+    assert_eq!(get(proxy.address(), "o.test", "/", "").text(), "old");
+}
+
+#[test]
+fn a_kept_site_never_leads_to_another_group() {
+    let (own, nine) = (Origin::named("own"), Origin::named("nine"));
+    let main = |groups: &str| format!("{PLAIN}{groups}");
+    let with = main(&format!("backend_groups: {{ node9: {{ backends: ['{}'] }} }}\n", nine.address));
+    let site = format!("name: named\ndomains: [n.test]\nbackends: ['{}']\nroutes: [{{ path: /nine/, group: node9 }}]\n", own.address);
+    let proxy = Proxy::start(&[("main.yaml", &with), ("sites.d/file.yaml", &site)]);
+    assert_eq!(get(proxy.address(), "n.test", "/nine/", "").text(), "nine");
+    // Unreadable, it is still known by its name.
+    proxy.write("sites.d/file.yaml", "domains: [n.test");
+    let said = proxy.reload();
+    assert!(said.contains("site named has errors: its last good version stays"), "{said}");
+    assert_eq!(
+        (get(proxy.address(), "n.test", "/nine/", "").text(), get(proxy.address(), "n.test", "/", "").text()),
+        ("nine".into(), "own".into())
+    );
+    proxy.write("main.yaml", &main(""));
+    let said = proxy.reload();
+    assert!(said.contains("site named is left out"), "{said}");
+    assert_eq!(get(proxy.address(), "n.test", "/nine/", "").status, 503);
+}
+
+#[test]
+fn what_a_reload_cannot_change_is_named() {
+    let proxy = Proxy::with_site("backends: ['127.0.0.1:9']\n");
+    proxy.write("main.yaml", &format!("{}threads: 1\n", PLAIN.replace("127.0.0.1:0", "127.0.0.2:0")));
+    let said = proxy.reload();
+    assert!(said.contains("only a restart puts it in force: listeners, threads"), "{said}");
+}

@@ -127,3 +127,27 @@ fn a_stripped_app_gets_its_slash() {
     assert_eq!(get(proxy.address(), "shop.test", "/wiki/", "").status, 200);
     assert_eq!(origin.request().target, "/");
 }
+
+#[test]
+fn the_absolute_form_is_read_and_sent_in_one_way() {
+    let (root, public) = (Origin::named("root"), Origin::named("public"));
+    let main =
+        format!("{PLAIN}backend_groups:\n  root: {{ backends: ['{}'] }}\n  public: {{ backends: ['{}'] }}\n", root.address, public.address);
+    let site = "domains: [a.test]\nroutes: [{ path: /, group: root }, { path: /public/, group: public }]\n";
+    let proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/a.yaml", site)]);
+    for (target, received) in [("http://a.test?x=/public/", "/?x=/public/"), ("http://a.test/abc", "/abc"), ("http://a.test", "/")] {
+        assert_eq!(get(proxy.address(), "a.test", target, "").text(), "root", "{target}");
+        assert_eq!(root.request().target, received);
+    }
+}
+
+#[test]
+fn odd_targets_are_escaped_and_endless_ones_refused() {
+    let origin = Origin::echo();
+    let proxy = Proxy::with_site(&format!("backends: ['{}']\n", origin.address));
+    assert_eq!(get(proxy.address(), "shop.test", "/a<b>?q=\"x\"&r=`", "").status, 200);
+    assert_eq!(origin.request().target, "/a%3Cb%3E?q=%22x%22&r=%60");
+    let long = format!("/{}", "{".repeat(25_000));
+    assert_eq!(get(proxy.address(), "shop.test", &long, "").status, 414);
+    assert_eq!(get(proxy.address(), "shop.test:80.evil.test", "/", "").status, 400);
+}

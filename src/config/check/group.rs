@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::diagnostic::{Place, Report, did_you_mean};
 use super::super::raw::{self, Short};
@@ -25,6 +25,9 @@ const RISE: usize = 2;
 /// Three bad probes: one lost packet must not move anybody's session. A refused connection counts at once.
 const FALL: usize = 3;
 
+/// More backends than any group has; the order of their turns is computed when it is built.
+const MAX_BACKENDS: usize = 1024;
+
 /// Names of all backends are resolved together and may take this long.
 const RESOLVE: Duration = Duration::from_secs(5);
 
@@ -32,6 +35,8 @@ const RESOLVE: Duration = Duration::from_secs(5);
 pub(super) struct Defaults {
     pub(super) timeouts: Timeouts,
     pub(super) health_check: Option<HealthCheck>,
+    /// When the last answer of a name server is taken: names of all groups are given the same time.
+    resolve_by: Instant,
 }
 
 impl Defaults {
@@ -40,7 +45,7 @@ impl Defaults {
         let own = timeouts(&raw.timeouts, &at.key("timeouts"), report);
         let tcp = Some(HealthCheck { kind: CheckKind::Tcp, interval: INTERVAL, timeout: PROBE_TIMEOUT, rise: RISE, fall: FALL });
         let health_check = health_check(raw.health_check.as_ref(), tcp, &at.key("health_check"), report);
-        Defaults { timeouts: own.or(built_in), health_check }
+        Defaults { timeouts: own.or(built_in), health_check, resolve_by: Instant::now() + RESOLVE }
     }
 }
 
@@ -84,7 +89,7 @@ pub(super) fn check(group: &Written<'_>, defaults: &Defaults, at: &At<'_>, repor
             report.push(at::hint(diagnostic, did_you_mean(other, ["round_robin", "least_requests", "random_two", "hash"])));
         }
     }
-    let backends = backends(group.backends, &at.key("backends"), report);
+    let backends = backends(group.backends, defaults.resolve_by, &at.key("backends"), report);
     if group.backends.is_empty() {
         report.push(at.key("backends").error(format!("the group `{}` has no backends", group.name)));
     }
@@ -99,13 +104,17 @@ pub(super) fn check(group: &Written<'_>, defaults: &Defaults, at: &At<'_>, repor
 
 // === Backends ===
 
-fn backends(raw: &[Short<raw::Backend>], at: &At<'_>, report: &mut Report) -> Vec<Backend> {
+fn backends(raw: &[Short<raw::Backend>], resolve_by: Instant, at: &At<'_>, report: &mut Report) -> Vec<Backend> {
     let written: Vec<(raw::Backend, At<'_>)> =
         raw.iter().enumerate().filter_map(|(index, short)| Some((written(short)?, at.index(index)))).collect();
     if written.len() < raw.len() {
         report.push(at.error("a backend is an address such as `10.0.0.1:8080`, or a mapping with `address`"));
     }
-    let resolved = resolve(written.iter().map(|(backend, _)| backend.address.as_str()));
+    if raw.len() > MAX_BACKENDS {
+        report.push(at.error(format!("a group has at most {MAX_BACKENDS} backends")));
+        return Vec::new();
+    }
+    let resolved = resolve(resolve_by, written.iter().map(|(backend, _)| backend.address.as_str()));
     let mut found: Vec<Backend> = Vec::new();
     let mut addresses: HashMap<SocketAddr, Place> = HashMap::new();
     let mut names: HashMap<String, Place> = HashMap::new();
@@ -168,14 +177,13 @@ enum Unresolved {
 }
 
 /// Resolves addresses, names side by side, since one silent name server must not hold up the others.
-fn resolve<'a>(addresses: impl Iterator<Item = &'a str>) -> Vec<Result<Vec<SocketAddr>, Unresolved>> {
-    let deadline = std::time::Instant::now() + RESOLVE;
+fn resolve<'a>(deadline: Instant, addresses: impl Iterator<Item = &'a str>) -> Vec<Result<Vec<SocketAddr>, Unresolved>> {
     let pending: Vec<_> = addresses.map(|text| (text, lookup(text))).collect();
     let wait = |(text, pending): (&str, Result<Lookup, String>)| match pending {
         Err(why) => Err(Unresolved::NoAddress(why)),
         Ok(Lookup::Known(address)) => Ok(vec![address]),
         Ok(Lookup::Asked(answer)) => {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             match answer.recv_timeout(left) {
                 Ok(Ok(mut addresses)) if !addresses.is_empty() => {
                     addresses.sort();
@@ -211,7 +219,8 @@ fn lookup(text: &str) -> Result<Lookup, String> {
     }
     let (tell, answer) = mpsc::channel();
     let text = text.to_owned();
-    std::thread::spawn(move || {
+    // A thread that cannot be started gives no answer, which is reported as such.
+    let _ = std::thread::Builder::new().name("resolve".into()).spawn(move || {
         // Nobody may be waiting any more: that is no error.
         let _ = tell.send(text.to_socket_addrs().map(Iterator::collect));
     });

@@ -1,11 +1,10 @@
 //! Checks listeners: addresses and the limits of client connections.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::super::Listener;
-use super::super::diagnostic::Report;
+use super::super::diagnostic::{Place, Report};
 use super::super::raw;
 use super::super::units::Time;
 use super::At;
@@ -26,7 +25,7 @@ pub(super) fn check(raw: &[raw::Listener], at: &At<'_>, report: &mut Report) -> 
         report.push(at.error("`listeners` is missing: nothing could be reached").with_help("add `listeners: [{ address: \":80\" }]`"));
     }
     let mut listeners = Vec::new();
-    let mut seen = HashMap::new();
+    let mut seen: Vec<(SocketAddr, Place)> = Vec::new();
     for (index, listener) in raw.iter().enumerate() {
         let at = at.index(index);
         let address = match parse_address(&listener.address) {
@@ -37,11 +36,11 @@ pub(super) fn check(raw: &[raw::Listener], at: &At<'_>, report: &mut Report) -> 
                 continue;
             }
         };
-        if let Some(first) = seen.insert(address, at.key("address").place())
-            && address.port() != 0
-        {
-            report.push(at.key("address").error(format!("a second listener on {address}")).with_related(first, "the first one is here"));
+        if let Some((_, first)) = seen.iter().find(|(other, _)| overlap(address, *other)) {
+            let diagnostic = at.key("address").error(format!("a second listener on {address}"));
+            report.push(diagnostic.with_related(first.clone(), "the first one is here"));
         }
+        seen.push((address, at.key("address").place()));
         listeners.push(limits(listener, address, &at, report));
     }
     listeners
@@ -61,10 +60,12 @@ fn limits(listener: &raw::Listener, address: SocketAddr, at: &At<'_>, report: &m
     if !(1 << 10..=1 << 20).contains(&header_size) {
         report.push(at.key("max_header_size").error("`max_header_size` is a size from 1KiB to 1MiB"));
     }
-    for (key, zero) in [("max_connections", listener.max_connections == Some(0)), ("max_requests", listener.max_requests == Some(0))] {
-        if zero {
-            report.push(at.key(key).error(format!("`{key}` must be at least 1")));
-        }
+    let connections = listener.max_connections.unwrap_or(MAX_CONNECTIONS);
+    if !(1..=10_000_000).contains(&connections) {
+        report.push(at.key("max_connections").error("`max_connections` is a number from 1 to 10000000"));
+    }
+    if listener.max_requests == Some(0) {
+        report.push(at.key("max_requests").error("`max_requests` must be at least 1"));
     }
     Listener {
         address,
@@ -72,9 +73,15 @@ fn limits(listener: &raw::Listener, address: SocketAddr, at: &At<'_>, report: &m
         keep_alive,
         header_deadline,
         max_header_size: usize::try_from(header_size).unwrap_or(1 << 20),
-        max_connections: listener.max_connections.unwrap_or(MAX_CONNECTIONS),
+        max_connections: connections.min(10_000_000),
         max_requests: listener.max_requests.unwrap_or(MAX_REQUESTS),
     }
+}
+
+/// Whether two listeners want the same address: `:80` is all of them.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: SocketAddr, narrow: SocketAddr| wide.ip().is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4());
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
 }
 
 /// `:80` is all addresses, IPv4 and IPv6.

@@ -24,8 +24,8 @@ use at::At;
 type GroupNames = HashMap<String, GroupId>;
 
 /// Checks the files from the main file on. `None` when a mistake outside the sites refuses all of it; otherwise the
-/// configuration and the names of broken sites.
-pub(super) fn check(path: &Path, report: &mut Report) -> Option<(Config, Vec<String>)> {
+/// configuration and the names of broken sites. `previous` sites keep their domains against newcomers.
+pub(super) fn check(path: &Path, previous: &[Site], report: &mut Report) -> Option<(Config, Vec<String>)> {
     let mut document = read_document(path, report)?;
     let main: raw::Main = read(&mut document, report);
     let at = At::root(&document);
@@ -47,7 +47,7 @@ pub(super) fn check(path: &Path, report: &mut Report) -> Option<(Config, Vec<Str
     // From here on mistakes belong to single sites.
     let tls_port = listeners.iter().find(|listener| listener.tls).map(|listener| listener.address.port());
     let context = site::Context { defaults: &defaults, groups: &names, tls_port };
-    let sites = check_sites(site_files, &context, &mut groups, report);
+    let sites = check_sites(site_files, &context, previous, &mut groups, report);
     let unknown_host = unknown_host(main.unknown_host.as_ref(), &sites, &at.key("unknown_host"), report);
     warn_about_tls(&main, &sites, &at, report);
     let default_missing = matches!(&unknown_host, Some(UnknownHost::Site(name)) if !sites.iter().any(|s| s.site.name == *name));
@@ -113,42 +113,67 @@ fn site_files(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, repor
 
 // === Sites ===
 
-/// Checks the sites in the order of their files. A domain that an earlier site has breaks the later one.
-fn check_sites(files: Vec<site::File>, context: &site::Context<'_>, groups: &mut Vec<Group>, report: &mut Report) -> Vec<site::Checked> {
-    let mut sites: Vec<site::Checked> = Vec::new();
-    let mut domains: HashMap<String, Place> = HashMap::new();
+/// Checks the sites. Of two that name a domain, the one that had it before keeps it; of two newcomers, the first file.
+fn check_sites(
+    files: Vec<site::File>,
+    context: &site::Context<'_>,
+    previous: &[Site],
+    groups: &mut Vec<Group>,
+    report: &mut Report,
+) -> Vec<site::Checked> {
+    let mut sites: Vec<_> = files.into_iter().filter_map(|file| site::check(file, previous, context)).collect();
+    let owners = owners(&sites, previous);
     let mut names: HashMap<String, Place> = HashMap::new();
-    for file in files {
-        let Some((mut checked, mut own)) = site::check(file, groups.len(), context) else { continue };
+    for (index, (checked, own)) in sites.iter_mut().enumerate() {
         if let Some(first) = names.get(&checked.site.name) {
             let message = format!("a second site is named `{}`", checked.site.name);
             own.push(Diagnostic::error(checked.place.clone(), message).with_related(first.clone(), "the first one is here"));
         }
         names.entry(checked.site.name.clone()).or_insert_with(|| checked.place.clone());
         for (pattern, place) in checked.site.domains.iter().zip(&checked.domain_places) {
-            match domains.get(&pattern.key()) {
-                Some(first) => own.push(
+            match owners.get(&pattern.key()) {
+                Some((owner, kept)) if *owner != index || !same_place(kept, place) => own.push(
                     Diagnostic::error(place.clone(), format!("`{}` belongs to another site already", pattern.key()))
-                        .with_related(first.clone(), "the site that keeps it names it here")
+                        .with_related(kept.clone(), "the site that keeps it names it here")
                         .with_help("a domain belongs to one site: remove it from one of them"),
                 ),
-                None => drop(domains.insert(pattern.key(), place.clone())),
+                Some(_) | None => {}
             }
         }
         checked.broken = own.has_errors();
         if checked.broken {
             checked.site.routes.clear();
             // Its good domains answer 503; those of another site stay with that one.
-            let kept = checked.site.domains.iter().zip(&checked.domain_places);
-            let kept = kept.filter(|(pattern, place)| domains.get(&pattern.key()).is_some_and(|first| same_place(first, place)));
-            checked.site.domains = kept.map(|(pattern, _)| pattern.clone()).collect();
-        } else {
-            groups.extend(checked.group.take());
+            checked.site.domains.retain(|pattern| owners.get(&pattern.key()).is_none_or(|(owner, _)| *owner == index));
+        } else if let Some(group) = checked.group.take() {
+            checked.site.give_own_group(GroupId(u32::try_from(groups.len()).unwrap_or(u32::MAX)));
+            groups.push(group);
         }
-        report.append(own);
-        sites.push(checked);
     }
-    sites
+    let mut all = Vec::new();
+    for (checked, own) in sites {
+        report.append(own);
+        all.push(checked);
+    }
+    all
+}
+
+/// Which of the sites each domain belongs to, and where it is named.
+fn owners(sites: &[(site::Checked, Report)], previous: &[Site]) -> HashMap<String, (usize, Place)> {
+    let mut owners: HashMap<String, (usize, Place)> = HashMap::new();
+    let had = |checked: &site::Checked, key: &str| {
+        previous.iter().any(|old| old.path == checked.site.path && old.domains.iter().any(|domain| domain.key() == key))
+    };
+    for newcomers in [false, true] {
+        for (index, (checked, _)) in sites.iter().enumerate() {
+            for (pattern, place) in checked.site.domains.iter().zip(&checked.domain_places) {
+                if newcomers || had(checked, &pattern.key()) {
+                    owners.entry(pattern.key()).or_insert_with(|| (index, place.clone()));
+                }
+            }
+        }
+    }
+    owners
 }
 
 fn same_place(a: &Place, b: &Place) -> bool {
@@ -212,6 +237,8 @@ fn access_log(value: Option<&Short<raw::AccessLog>>, from: &Path, at: &At<'_>, r
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         if parent.is_some_and(|parent| !parent.is_dir()) {
             report.push(at.key("path").error(format!("{}: its directory does not exist", path.display())));
+        } else if path.is_dir() {
+            report.push(at.key("path").error(format!("{}: is a directory, a file is needed", path.display())));
         }
     }
     AccessLog { format, target }
@@ -275,8 +302,12 @@ fn check_name(name: &str, what: &str, at: &At<'_>, report: &mut Report) {
 pub fn keep_last_good(config: &mut Config, old_sites: &[Site], old_groups: &[Group]) -> Vec<String> {
     let mut kept = Vec::new();
     for index in 0..config.sites.len() {
-        let Some(name) = config.sites.get(index).filter(|site| site.routes.is_empty()).map(|site| site.name.clone()) else { continue };
-        let Some(good) = old_sites.iter().find(|site| site.name == name && !site.routes.is_empty()) else { continue };
+        let Some((path, name)) =
+            config.sites.get(index).filter(|site| site.routes.is_empty()).map(|site| (site.path.clone(), site.name.clone()))
+        else {
+            continue;
+        };
+        let Some(good) = old_sites.iter().find(|site| site.path == path && !site.routes.is_empty()) else { continue };
         let Some(restored) = restore(good, old_groups, &mut config.groups) else { continue };
         if let Some(slot) = config.sites.get_mut(index) {
             *slot = restored;
@@ -289,16 +320,15 @@ pub fn keep_last_good(config: &mut Config, old_sites: &[Site], old_groups: &[Gro
 /// A good site names its groups by number: the numbers are found anew. `None`: a group that it needs is gone.
 fn restore(good: &Site, old_groups: &[Group], groups: &mut Vec<Group>) -> Option<Site> {
     let mut site = good.clone();
-    let mut own = None;
     for route in &mut site.routes {
         let Target::Group(id) = &mut route.target else { continue };
         let old = old_groups.get(id.0 as usize)?;
-        let position = groups.iter().position(|group| group.name == old.name).or(own);
+        let position = groups.iter().position(|group| group.name == old.name);
         let position = match position {
             Some(position) => position,
             None if old.name == good.name => {
                 groups.push(old.clone());
-                *own.insert(groups.len() - 1)
+                groups.len() - 1
             }
             None => return None,
         };

@@ -44,13 +44,16 @@ pub(super) struct Checked {
     pub(super) broken: bool,
 }
 
-/// Checks a site file. `next_group` is the number that the site's own group will have. `None`: it is not enabled.
-pub(super) fn check(file: File, next_group: usize, context: &Context<'_>) -> Option<(Checked, Report)> {
+/// Checks a site file. A `previous` site of the same file lends its name and domains to one that cannot be read.
+/// `None`: it is not enabled.
+pub(super) fn check(file: File, previous: &[Site], context: &Context<'_>) -> Option<(Checked, Report)> {
     let File { path, document, mut report } = file;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let Some(mut document) = document else {
+        let site = unread(&path, stem, previous);
         let place = Place { source: Arc::new(Source { path, text: String::new() }), span: 0..0 };
-        return Some((Checked { site: broken_site(stem), place, domain_places: Vec::new(), group: None, broken: true }, report));
+        let domain_places = vec![place.clone(); site.domains.len()];
+        return Some((Checked { site, place, domain_places, group: None, broken: true }, report));
     };
     let raw: raw::Site = read(&mut document, &mut report);
     if raw.enabled == Some(false) {
@@ -58,12 +61,22 @@ pub(super) fn check(file: File, next_group: usize, context: &Context<'_>) -> Opt
     }
     let at = At::root(&document);
     let checker = Checker { at: &at, path: &path, raw: &raw, context, name: raw.name.clone().unwrap_or(stem) };
-    let checked = checker.check(next_group, &mut report);
+    let checked = checker.check(&mut report);
     Some((checked, report))
 }
 
-fn broken_site(name: String) -> Site {
-    Site { name, domains: Vec::new(), certificate: None, hsts: None, https_redirect: None, routes: Vec::new() }
+/// A site whose file cannot be read: it is known by what it was.
+fn unread(path: &Path, stem: String, previous: &[Site]) -> Site {
+    let old = previous.iter().find(|old| old.path == path);
+    Site {
+        path: path.to_owned(),
+        name: old.map_or(stem, |old| old.name.clone()),
+        domains: old.map(|old| old.domains.clone()).unwrap_or_default(),
+        certificate: None,
+        hsts: None,
+        https_redirect: None,
+        routes: Vec::new(),
+    }
 }
 
 struct Checker<'a> {
@@ -75,14 +88,15 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn check(&self, next_group: usize, report: &mut Report) -> Checked {
+    fn check(&self, report: &mut Report) -> Checked {
         check_name(&self.name, "site", &self.at.key("name"), report);
         let (domains, domain_places) = self.domains(report);
         let certificate = self.certificate(report);
         let group = self.own_group(report);
-        let routes = self.routes(&domains, group.as_ref().map(|_| next_group), report);
+        let routes = self.routes(&domains, group.as_ref().map(|_| GroupId::OWN), report);
         let secure = self.raw.tls.is_some();
         let site = Site {
+            path: self.path.to_owned(),
             name: self.name.clone(),
             domains,
             hsts: self.hsts(secure, report),
@@ -227,9 +241,8 @@ impl Checker<'_> {
 
     // === Routes ===
 
-    fn routes(&self, domains: &[HostPattern], own: Option<usize>, report: &mut Report) -> Vec<Route> {
+    fn routes(&self, domains: &[HostPattern], own: Option<GroupId>, report: &mut Report) -> Vec<Route> {
         let at = self.at.key("routes");
-        let own = own.and_then(|id| u32::try_from(id).ok()).map(GroupId);
         let site_group = match &self.raw.group {
             Some(name) => self.group(name, own, &self.at.key("group"), report),
             None => own,
