@@ -2,12 +2,12 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Version;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, LOCATION, REFERER, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -15,15 +15,11 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use super::Shared;
+use super::carry::{consider, log, next_peer, note_failed_attempt, own_answer};
 use super::ctx::{Ctx, Todo};
 use super::failure::{CLIENT_GONE, Failure, classify, lost_connection};
 use super::wire::{CLIENT_WRITE, Facts, Home};
-use super::{apply, page, peer, view};
-use crate::balance::state::Now;
-use crate::balance::sticky::cookie_value;
-use crate::decide::decide;
-use crate::observe::record::Record;
+use super::{Shared, apply, view};
 
 /// Our side of Pingora's proxy.
 pub struct Filters {
@@ -212,78 +208,6 @@ impl ProxyHttp for Filters {
     }
 }
 
-// === What the phases, and the tunnel, have in common ===
-
-/// Finds out who asks and what is to become of the request.
-pub(super) fn consider(request: &RequestHeader, ctx: &mut Ctx, shared: &Shared) -> Todo {
-    let Some(facts) = ctx.facts.clone() else {
-        ctx.reason = Some("internal");
-        return Todo::Refuse(500);
-    };
-    ctx.version = request.version;
-    if request.version == Version::HTTP_2 && !view::is_within_limits(request, &facts) {
-        ctx.reason = Some("head_too_large");
-        return Todo::Refuse(431);
-    }
-    ctx.client = view::client(request, &facts, &ctx.snapshot);
-    let known = if ctx.client.trusted { view::request_id(request) } else { None };
-    ctx.request_id = known.unwrap_or_else(|| shared.request_ids.next());
-    match view::view(request, ctx.client.secure) {
-        Ok(view) => {
-            let verdict = decide(&ctx.snapshot, &view);
-            ctx.decided(verdict)
-        }
-        Err(reason) => {
-            ctx.reason = Some(reason);
-            Todo::Refuse(400)
-        }
-    }
-}
-
-/// Picks the backend for the next attempt. The error has the status for the client.
-pub(super) fn next_peer(request: &RequestHeader, ctx: &mut Ctx) -> Result<HttpPeer> {
-    let Some((forward, timeouts)) = ctx.forward.as_ref().zip(ctx.timeouts()) else {
-        return Error::e_explain(ErrorType::InternalError, "no verdict");
-    };
-    let group_id = forward.group.0;
-    let pick = ctx.group().and_then(|group| {
-        let name = group.stickiness.as_ref().map(|stickiness| stickiness.cookie.as_str());
-        let cookie = name.and_then(|name| cookie(request, name));
-        group.pick(cookie, &ctx.attempts.tried, Now::read())
-    });
-    let Some(pick) = pick else {
-        // Where every backend failed, the last failure is the answer; otherwise none could be asked.
-        let (status, reason) = match ctx.attempts.failure {
-            Some(failure) => (failure.status.unwrap_or(502), failure.reason),
-            None => (503, "no_backend"),
-        };
-        ctx.reason.get_or_insert(reason);
-        return Error::e_explain(ErrorType::HTTPStatus(status), "no backend is eligible");
-    };
-    ctx.attempt(pick);
-    match ctx.backend() {
-        Some(backend) => Ok(peer::peer(backend, group_id, timeouts)),
-        None => Error::e_explain(ErrorType::InternalError, "the picked backend is gone"),
-    }
-}
-
-fn cookie<'a>(request: &'a RequestHeader, name: &str) -> Option<&'a str> {
-    request.headers.get_all(COOKIE).iter().find_map(|value| cookie_value(value.as_bytes(), name))
-}
-
-/// An attempt failed: a backend that refuses connections is taken out of the rotation at once.
-pub(super) fn note_failed_attempt(ctx: &mut Ctx, error: &Error) {
-    let failure = classify(error);
-    ctx.attempts.failure = Some(failure);
-    let Some(backend) = ctx.backend() else { return };
-    let reason = failure.reason;
-    if *error.etype() == ErrorType::ConnectRefused && backend.state.eject(Now::read()) {
-        let group = ctx.group().map_or("", |group| &group.name);
-        log::warn!("backend {} of {group} refuses connections and is out of the rotation", backend.name);
-    }
-    log::debug!("request {}: attempt {} at {} failed: {reason}", ctx.request_id, ctx.attempts.tried.len(), backend.name);
-}
-
 fn facts_of(session: &Session) -> Option<Arc<Facts>> {
     let digest = session.digest()?.proxy_digest.as_ref()?;
     digest.user_data.as_ref()?.downcast_ref::<Arc<Facts>>().cloned()
@@ -296,21 +220,8 @@ fn has_no_body(request: &RequestHeader, response: &ResponseHeader) -> bool {
         || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
-/// An answer of our own: a redirect or a small page.
 async fn answer(session: &mut Session, ctx: &Ctx, status: u16, location: Option<String>) -> Result<bool> {
-    let body = if location.is_some() { String::new() } else { page::page(status, &ctx.request_id) };
-    let mut head = ResponseHeader::build(status, Some(6))?;
-    head.insert_header(CONTENT_LENGTH, body.len())?;
-    if let Some(location) = location {
-        head.insert_header(LOCATION, location)?;
-    } else {
-        head.insert_header(CONTENT_TYPE, "text/html; charset=utf-8")?;
-    }
-    head.insert_header("X-Request-Id", ctx.request_id.as_str())?;
-    if status == 503 {
-        head.insert_header("Retry-After", "5")?;
-    }
-    apply::ours(&mut head, ctx)?;
+    let (head, body) = own_answer(ctx, status, location)?;
     let empty = body.is_empty() || session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), empty).await?;
     if let Some(home) = &ctx.home {
@@ -320,47 +231,4 @@ async fn answer(session: &mut Session, ctx: &Ctx, status: u16, location: Option<
         session.write_response_body(Some(Bytes::from(body)), true).await?;
     }
     Ok(true)
-}
-
-/// Writes the request's line. `bytes` are those of the bodies, received and sent.
-pub(super) fn log(request: &RequestHeader, ctx: &Ctx, status: u16, bytes: (u64, u64), shared: &Shared) {
-    let header = |name| request.headers.get(&name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-    let forward = ctx.forward.as_ref();
-    let tls = ctx.facts.as_ref().and_then(|facts| facts.tls.as_ref());
-    let target = String::from_utf8_lossy(request.raw_path());
-    shared.log.write(&Record {
-        time: SystemTime::now(),
-        request_id: &ctx.request_id,
-        client: ctx.client.address,
-        method: request.method.as_str(),
-        host: view::host(request).unwrap_or("-"),
-        target: &target,
-        protocol: protocol(request.version),
-        status,
-        bytes_in: bytes.0,
-        bytes_out: bytes.1,
-        duration_ms: ctx.started.elapsed(),
-        site: ctx.site().map(|site| site.name.as_str()),
-        route: ctx.route().map(|route| route.name.as_str()),
-        user: forward.and_then(|forward| forward.user).map(|user| ctx.snapshot.users.user_name(user)),
-        app: forward.and_then(|forward| forward.app).map(|app| ctx.snapshot.users.app_name(app)),
-        group: ctx.group().map(|group| group.name.as_str()),
-        backend: ctx.backend().map(|backend| backend.name.as_str()),
-        attempts: ctx.attempts.count,
-        connect_ms: ctx.attempts.connect,
-        first_byte_ms: ctx.attempts.first_byte,
-        tls: tls.map(|tls| tls.version),
-        sni: tls.map(|tls| tls.sni.as_str()),
-        reason: ctx.reason,
-        referer: header(REFERER),
-        user_agent: header(USER_AGENT),
-    });
-}
-
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "HTTP/2.0",
-        Version::HTTP_10 => "HTTP/1.0",
-        _ => "HTTP/1.1",
-    }
 }

@@ -3,6 +3,7 @@
 //! With `balance`, `health` and `app` the only place that names Pingora. Nothing is decided here.
 
 mod apply;
+mod carry;
 mod ctx;
 mod failure;
 mod filters;

@@ -13,11 +13,10 @@ use pingora::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::carry::{consider, log, next_peer, note_failed_attempt, own_answer};
 use super::ctx::{Ctx, Todo};
-use super::filters::{consider, log, next_peer, note_failed_attempt};
 use super::framing::Framing;
 use super::judge::{Head, MAX_HEADERS};
-use super::page::page;
 use super::wire::{CLIENT_WRITE, Conn};
 use super::{Shared, apply, failure, view};
 use crate::balance::Timeouts;
@@ -293,19 +292,9 @@ async fn relay_answer(
     sent
 }
 
-/// An answer of our own: a redirect or a small page.
 async fn answer(conn: &mut Conn, ctx: &Ctx, status: u16, location: Option<String>) -> Result<Outcome> {
-    let body = if location.is_some() { String::new() } else { page(status, &ctx.request_id) };
-    let mut head = ResponseHeader::build(status, Some(6))?;
-    head.insert_header("Content-Length", body.len())?;
-    if let Some(location) = location {
-        head.insert_header("Location", location)?;
-    } else {
-        head.insert_header("Content-Type", "text/html; charset=utf-8")?;
-    }
-    head.insert_header("X-Request-Id", ctx.request_id.as_str())?;
+    let (mut head, body) = own_answer(ctx, status, location)?;
     head.insert_header(CONNECTION, "close")?;
-    apply::ours(&mut head, ctx)?;
     let mut bytes = response_head(&head);
     bytes.extend_from_slice(body.as_bytes());
     // A client that is gone does not get its answer.

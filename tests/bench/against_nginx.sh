@@ -26,7 +26,7 @@ http {
   upstream back { server 127.0.0.1:9701; keepalive 256; keepalive_requests 1000000000; }
   server {
     listen 127.0.0.1:9711; listen 127.0.0.1:9712 ssl http2;
-    ssl_certificate $here/cert.pem; ssl_certificate_key $here/key.pem; http2_max_requests 1000000000;
+    ssl_certificate $here/cert.pem; ssl_certificate_key $here/key.pem;
     location / {
       proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_set_header Host \$host; proxy_set_header X-Forwarded-For \$remote_addr;
@@ -61,7 +61,7 @@ cpu() {
 }
 load() { # PROTOCOL PORT
     case $1 in
-        h1) taskset -c 1 h2load --h1 -n "$requests" -c 32 -t 1 -H 'Host: bench.test' "http://127.0.0.1:$2/" ;;
+        h1) taskset -c 1 h2load --h1 -n "$requests" -c 32 -t 1 --connect-to "127.0.0.1:$2" "http://bench.test:$2/" ;;
         h2) taskset -c 1 h2load -n "$requests" -c 8 -m 16 -t 1 --connect-to "127.0.0.1:$2" "https://bench.test:$2/" ;;
     esac | grep -q "$requests succeeded, 0 failed, 0 errored" || { echo "requests failed on port $2" >&2; exit 1; }
 }
