@@ -21,7 +21,7 @@ use crate::health::{self, HealthChecks, Starts};
 use crate::observe::access_log::AccessLogger;
 use crate::proxy::listen::{AcceptService, Bound, bind};
 use crate::proxy::{RequestIds, Shared};
-use crate::reload::{Fixed, Reloader};
+use crate::reload::{Fixed, Reloader, report};
 use crate::snapshot::current::Current;
 use crate::snapshot::{Carry, compile};
 use crate::tls;
@@ -98,14 +98,6 @@ pub fn run(options: Options) -> Result<(), Failure> {
     server.run(RunArgs { shutdown_signal: Box::new(Stop { shared: shared.clone(), drain_timeout }) });
     shared.log.flush();
     Ok(())
-}
-
-/// Prints what is to be said about the files.
-pub fn report(loaded: &Loaded) {
-    use io::IsTerminal as _;
-    let text = loaded.report.render(io::stderr().is_terminal());
-    // There is nowhere to tell that standard error is closed.
-    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 fn accept_loaded(loaded: Loaded, strict: bool) -> Option<Config> {

@@ -89,7 +89,7 @@ fn ended(result: Result<(), app::Failure>) -> ExitCode {
 fn check(file: &File) -> ExitCode {
     use config::diagnostic::Severity;
     let loaded = config::load(&file.config, &[]);
-    app::report(&loaded);
+    crate::reload::report(&loaded);
     let errors = loaded.report.count(Severity::Error);
     let warnings = loaded.report.count(Severity::Warning);
     let counts = format!("{} and {}", plural(errors, "error"), plural(warnings, "warning"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::config::{self, check::keep_last_good};
+use crate::config::{self, Loaded, check::keep_last_good};
 use crate::health::HealthChecks;
 use crate::proxy::Shared;
 use crate::snapshot::{Carry, compile};
@@ -81,7 +81,7 @@ impl Reloader {
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.shared.current.pin();
         let loaded = config::load(&self.path, &old.checked.0);
-        crate::app::report(&loaded);
+        report(&loaded);
         let broken = loaded.broken_sites;
         let config = loaded.config.filter(|_| !self.strict || broken.is_empty());
         let Some(mut config) = config else {
@@ -111,4 +111,12 @@ impl Reloader {
         self.shared.log.reopen();
         log::info!("the access log is opened again");
     }
+}
+
+/// Prints what is to be said about the files.
+pub fn report(loaded: &Loaded) {
+    use std::io::{IsTerminal as _, Write as _};
+    let text = loaded.report.render(std::io::stderr().is_terminal());
+    // There is nowhere to tell that standard error is closed.
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }

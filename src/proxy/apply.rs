@@ -1,7 +1,6 @@
 //! Changes the heads of requests and answers as decided: the one place that edits Pingora's headers.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LOCATION, COOKIE, HOST, HeaderName, LOCATION, REFRESH, SET_COOKIE, STRICT_TRANSPORT_SECURITY};
@@ -16,38 +15,33 @@ use crate::decide::Forward;
 use crate::rewrite::back::{self, CookieEdit, Public};
 use crate::rewrite::forwarded::{is_disguised, is_protected};
 
-/// Headers that belong to one connection (RFC 9110 section 7.6.1) and that an answer must not carry on.
-const HOP_BY_HOP: [&str; 6] = ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"];
-
 /// Brings the head of a request into the form that the backend gets.
 pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     let Some((forward, facts)) = ctx.forward.as_ref().zip(ctx.facts.as_ref()) else { return Ok(()) };
-    drop_protected(request, ctx.client.trusted);
+    let trusted = ctx.client.trusted;
+    drop_protected(request, trusted);
     if let Some(target) = &forward.target {
         set_target(request, target)?;
     }
-    let host = request.headers.get(HOST).cloned().or_else(|| host_of_authority(request));
-    if let Some(host) = &host
-        && !request.headers.contains_key(HOST)
-    {
-        request.insert_header(HOST, host.clone())?;
-    }
-    let peer = facts.peer.ip().to_canonical();
-    let chain = forwarded_for(request, peer);
+    let host = host(request)?;
+    let peer = text_value(facts.peer.ip().to_canonical());
+    // A trusted proxy has told these already, and only it knows them; of others they are gone by now.
+    let told = |request: &RequestHeader, name: &str| trusted && request.headers.contains_key(name);
+    let real = if trusted { text_value(ctx.client.address) } else { peer.clone() };
+    let chain = if told(request, "x-forwarded-for") { appended(request, &peer) } else { peer };
     request.insert_header("X-Forwarded-For", chain)?;
-    // A trusted proxy has told these already, and only it knows them.
-    if !request.headers.contains_key("x-forwarded-proto") {
+    if !told(request, "x-forwarded-proto") {
         request.insert_header("X-Forwarded-Proto", HeaderValue::from_static(if ctx.client.secure { "https" } else { "http" }))?;
     }
     if let Some(host) = host
-        && !request.headers.contains_key("x-forwarded-host")
+        && !told(request, "x-forwarded-host")
     {
         request.insert_header("X-Forwarded-Host", host)?;
     }
-    if !request.headers.contains_key("x-forwarded-port") {
+    if !told(request, "x-forwarded-port") {
         request.insert_header("X-Forwarded-Port", HeaderValue::from(facts.local_port))?;
     }
-    request.insert_header("X-Real-IP", text_value(ctx.client.address))?;
+    request.insert_header("X-Real-IP", real)?;
     request.insert_header("X-Request-Id", owned_value(ctx.request_id.clone()))?;
     request.append_header("Via", HeaderValue::from_static(via(ctx.version)))?;
     if let Some(mount) = forward.mount.as_ref().filter(|mount| !mount.prefix.is_empty()) {
@@ -65,6 +59,18 @@ fn drop_protected(request: &mut RequestHeader, trusted: bool) {
     }
 }
 
+/// The host of the request; HTTP/2's authority becomes the header that HTTP/1 backends read.
+fn host(request: &mut RequestHeader) -> Result<Option<HeaderValue>> {
+    if let Some(host) = request.headers.get(HOST) {
+        return Ok(Some(host.clone()));
+    }
+    let authority = request.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    if let Some(host) = &authority {
+        request.insert_header(HOST, host.clone())?;
+    }
+    Ok(authority)
+}
+
 fn set_target(request: &mut RequestHeader, target: &str) -> Result<()> {
     use pingora::OrErr as _;
     let uri = http::Uri::try_from(target).or_err(pingora::ErrorType::InternalError, "a normal path is a URI")?;
@@ -72,21 +78,15 @@ fn set_target(request: &mut RequestHeader, target: &str) -> Result<()> {
     Ok(())
 }
 
-fn host_of_authority(request: &RequestHeader) -> Option<HeaderValue> {
-    request.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
-}
-
-/// The chain of a trusted proxy with the proxy appended, or the client alone: of others it was dropped.
-fn forwarded_for(request: &RequestHeader, peer: std::net::IpAddr) -> HeaderValue {
-    let mut chain = String::new();
+/// The chain of a trusted proxy with the proxy appended.
+fn appended(request: &RequestHeader, peer: &HeaderValue) -> HeaderValue {
+    let mut chain = Vec::new();
     for value in request.headers.get_all("x-forwarded-for") {
-        if let Ok(value) = value.to_str() {
-            chain.push_str(value);
-            chain.push_str(", ");
-        }
+        chain.extend_from_slice(value.as_bytes());
+        chain.extend_from_slice(b", ");
     }
-    let _ = write!(chain, "{peer}");
-    owned_value(chain)
+    chain.extend_from_slice(peer.as_bytes());
+    HeaderValue::from_maybe_shared(Bytes::from(chain)).unwrap_or_else(|_| peer.clone())
 }
 
 fn via(version: Version) -> &'static str {
@@ -139,15 +139,11 @@ fn cookies(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
 
 /// Brings the head of a backend's answer into the form that the client gets. `host` is the request's.
 pub(super) fn response(response: &mut ResponseHeader, ctx: &Ctx, host: &str) -> Result<()> {
-    let named = |value: &HeaderValue| value.to_str().unwrap_or_default().to_ascii_lowercase();
-    let named: SmallVec<[String; 1]> = response.headers.get_all(CONNECTION).iter().map(named).collect();
-    for name in named.iter().flat_map(|value| value.split(',')).map(str::trim).chain(HOP_BY_HOP) {
-        // Framing is Pingora's business, also where the backend names it.
-        if !matches!(name, "" | "close" | "content-length" | "transfer-encoding") {
-            response.remove_header(name);
-        }
+    let seen = Seen::in_answer(response);
+    if seen.of_one_connection {
+        drop_hop_by_hop(response);
     }
-    if let Some(forward) = &ctx.forward {
+    if let Some(forward) = ctx.forward.as_ref().filter(|_| seen.of_the_backend) {
         rewrite_back(response, ctx, forward, host)?;
     }
     if let Some(cookie) = sticky_cookie(ctx) {
@@ -159,6 +155,42 @@ pub(super) fn response(response: &mut ResponseHeader, ctx: &Ctx, host: &str) -> 
         response.set_version(Version::HTTP_11);
     }
     ours(response, ctx)
+}
+
+/// What an answer has that needs a closer look: most have nothing, and one pass over the names finds that out.
+struct Seen {
+    /// Headers that belong to one connection (RFC 9110 section 7.6.1).
+    of_one_connection: bool,
+    /// Headers in which a backend speaks of itself.
+    of_the_backend: bool,
+}
+
+impl Seen {
+    fn in_answer(response: &ResponseHeader) -> Self {
+        let mut seen = Seen { of_one_connection: false, of_the_backend: false };
+        for name in response.headers.keys() {
+            match name.as_str() {
+                "connection" => seen.of_one_connection = true,
+                name if HOP_BY_HOP.contains(&name) => seen.of_one_connection = true,
+                "location" | "content-location" | "refresh" | "set-cookie" => seen.of_the_backend = true,
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+const HOP_BY_HOP: [&str; 6] = ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"];
+
+fn drop_hop_by_hop(response: &mut ResponseHeader) {
+    let named = |value: &HeaderValue| value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let named: SmallVec<[String; 1]> = response.headers.get_all(CONNECTION).iter().map(named).collect();
+    for name in named.iter().flat_map(|value| value.split(',')).map(str::trim).chain(HOP_BY_HOP) {
+        // Framing is Pingora's business, also where the backend names it.
+        if !matches!(name, "" | "close" | "content-length" | "transfer-encoding") {
+            response.remove_header(name);
+        }
+    }
 }
 
 /// What every answer of a site gets, also those that are our own.
@@ -179,9 +211,6 @@ fn sticky_cookie(ctx: &Ctx) -> Option<String> {
 
 fn rewrite_back(response: &mut ResponseHeader, ctx: &Ctx, forward: &Forward, host: &str) -> Result<()> {
     let Some(backend) = ctx.backend() else { return Ok(()) };
-    if ![LOCATION, CONTENT_LOCATION, REFRESH, SET_COOKIE].iter().any(|name| response.headers.contains_key(name)) {
-        return Ok(());
-    }
     let address = backend.address.to_string();
     let public = Public {
         scheme: if ctx.client.secure { "https" } else { "http" },

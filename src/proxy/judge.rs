@@ -282,6 +282,20 @@ mod tests {
         assert_eq!(judge(&[b'A'; 2048], 1024), Judged::Bad(431, "head_too_large"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic_and_a_verdict_stays(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 1..300), cut in 1..300_usize) {
+            let mut head = b"GET /".to_vec();
+            head.extend(bytes);
+            let whole = judge(&head, 256);
+            let part = judge(&head[..cut.min(head.len())], 256);
+            // What is refused on a part is refused on the whole: no later byte may mend a bad head.
+            if let Judged::Bad(..) = part {
+                proptest::prop_assert!(matches!(whole, Judged::Bad(..)), "{part:?} {whole:?}");
+            }
+        }
+    }
+
     #[test]
     fn odd_bytes_of_a_target_are_escaped() {
         let head = b"GET /a<b>?q=\"x\"` HTTP/1.1\r\nHost: a\r\nX: \"<>\r\n\r\n";

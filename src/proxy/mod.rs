@@ -56,7 +56,11 @@ impl RequestIds {
 
     pub(crate) fn next(&self) -> String {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{count:016x}", self.random)
+        let mut id = String::with_capacity(32);
+        for byte in self.random.to_be_bytes().into_iter().chain(count.to_be_bytes()) {
+            id.extend([byte >> 4, byte & 15].map(|digit| char::from_digit(u32::from(digit), 16).unwrap_or('0')));
+        }
+        id
     }
 }
 

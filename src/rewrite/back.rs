@@ -216,6 +216,17 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn nothing_panics_and_no_cookie_loses_its_name(text in "\\PC{0,60}", path in "[/a-z;= ]{0,30}") {
+            let cookie = format!("a=b{text}; Path={path}");
+            let _ = (location(&text, &APP), refresh(&text, &APP), refresh(&format!("1;url={text}"), &APP));
+            if let CookieEdit::Rewritten(new) = set_cookie(&cookie, &APP) {
+                proptest::prop_assert!(new.starts_with("a=b"), "{new}");
+            }
+        }
+    }
+
     #[test]
     fn refresh_keeps_its_time_and_quotes() {
         for (value, rewritten) in [

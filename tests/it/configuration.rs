@@ -151,3 +151,79 @@ fn names_of_backends_are_resolved_at_start() {
     let proxy = crate::actors::Proxy::start(&files);
     assert_eq!(crate::actors::get(proxy.address(), "shop.test", "/", "").text(), "by name");
 }
+
+/// Whatever is done to a good configuration, reading it ends, without a panic, with a configuration or with errors.
+#[test]
+fn a_damaged_configuration_is_explained_or_accepted() {
+    portcullis::tls::install_provider();
+    let directory = tempfile::TempDir::new().unwrap();
+    let here = directory.path();
+    std::fs::create_dir(here.join("sites.d")).unwrap();
+    let good = [
+        (
+            "main.yaml",
+            "listeners:\n  - address: \":80\"\n    keep_alive: 5s\nsites: sites.d/*.yaml\nusers: users.yaml\ndefaults: { timeouts: { connect: 1s } }\nbackend_groups:\n  node1: { backends: [{ address: 127.0.0.1:1, weight: 3 }], sticky: { cookie: A } }\n",
+        ),
+        ("users.yaml", "apps: { pma: { role: mysql } }\nusers: { user1: { mysql: node1 } }\n"),
+        (
+            "sites.d/a.yaml",
+            "domains: [a.test, '*.b.test', '{user}.c.test', '~^d']\nroutes:\n  - { path: '/{user}/{app}/', users: true, strip: '/{user}' }\n  - { path: '~^/x', group: node1 }\nbackends: [127.0.0.1:2]\n",
+        ),
+    ];
+    let words = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ": ",
+        "- ",
+        "\n",
+        "  ",
+        "'",
+        "\"",
+        "${env:HOME}",
+        "${file:",
+        "null",
+        "0",
+        "-1",
+        "99999999999999999999",
+        "&a",
+        "*a",
+        "!!x",
+        "#",
+        "\t",
+        "|",
+        "~(",
+        "/{",
+        "\u{feff}",
+        "é",
+    ];
+    let mut seed = 7_u64;
+    let mut next = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let mut refused = 0;
+    for _ in 0..600 {
+        let victim = next(good.len());
+        for (index, (name, text)) in good.iter().enumerate() {
+            let mut text: Vec<char> = text.chars().collect();
+            if index == victim {
+                for _ in 0..=next(3) {
+                    let at = next(text.len());
+                    match next(3) {
+                        0 => drop(text.remove(at)),
+                        1 => drop(text.splice(at..at, words[next(words.len())].chars())),
+                        _ => text.truncate(at.max(1)),
+                    }
+                }
+            }
+            std::fs::write(here.join(name), text.iter().collect::<String>()).unwrap();
+        }
+        let loaded = portcullis::config::load(&here.join("main.yaml"), &[]);
+        refused += usize::from(loaded.report.has_errors());
+        assert!(loaded.config.is_some() || loaded.report.has_errors());
+        loaded.report.render(false);
+    }
+    assert!(refused > 100, "{refused}");
+}
