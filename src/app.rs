@@ -283,7 +283,9 @@ impl ShutdownSignalWatch for Stop {
         log::info!("stopping: {} connections are open, they have {:?} to finish", self.shared.drain.connections(), self.drain_timeout);
         tokio::select! {
             finished = self.shared.drain.finish(self.drain_timeout) => {
-                if !finished {
+                if finished {
+                    log::info!("stopped: every connection has finished");
+                } else {
                     log::warn!("{} connections did not finish in time and are cut", self.shared.drain.connections());
                 }
             }

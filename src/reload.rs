@@ -101,9 +101,12 @@ impl Reloader {
         }
         let carry = Carry { generation: old.generation + 1, health: &self.health, tls: &self.shared.tls, secret: &self.secret };
         let snapshot = compile(config, &carry);
-        let (generation, sites) = (snapshot.generation, snapshot.sites.len());
+        let generation = snapshot.generation;
+        let sites = snapshot.sites.iter().filter(|site| !site.routes.is_empty()).count();
+        let out = snapshot.sites.len() - sites;
         self.shared.current.publish(snapshot);
-        log::info!("reloaded: generation {generation} with {sites} sites is in force");
+        let out = if out == 0 { String::new() } else { format!("; {out} left out") };
+        log::info!("reloaded: generation {generation} with {sites} sites is in force{out}");
         if broken.is_empty() { Outcome::Applied } else { Outcome::InPart(broken) }
     }
 

@@ -20,7 +20,6 @@ pub(crate) const NOT_IN_THIS_VERSION: &[&str] = &[
     "error_pages",
     "groups",
     "headers",
-    "listen",
     "maintenance",
     "managed",
     "max_body",
@@ -242,6 +241,10 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ShortVisitor<T> {
     }
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
         Ok(Short::Word(text.to_owned()))
+    }
+    /// What a bare number lacks is said by whoever knows what it should be.
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Short::Word(number.to_string()))
     }
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         T::deserialize(MapAccessDeserializer::new(map)).map(Short::Long)

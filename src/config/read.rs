@@ -80,7 +80,8 @@ impl Mistake {
                 let built = !NOT_IN_THIS_VERSION.contains(&key.as_str());
                 let message = if built { format!("unknown key `{key}`") } else { format!("`{key}` is not in this version") };
                 let diagnostic = Diagnostic::error(place, message);
-                match did_you_mean(&key, known.iter().map(String::as_str)) {
+                let foreign = FOREIGN.iter().find(|(word, ours)| *word == key && known.iter().any(|known| known == ours));
+                match foreign.map(|(_, ours)| *ours).or_else(|| did_you_mean(&key, known.iter().map(String::as_str))) {
                     _ if !built => diagnostic.with_help("remove it: a key is refused rather than ignored"),
                     Some(meant) => diagnostic.with_help(format!("did you mean `{meant}`?")),
                     None => diagnostic.with_help(format!("known here: {}", known.join(", "))),
@@ -93,9 +94,57 @@ impl Mistake {
                 };
                 Diagnostic::error(document.place(first_line(node)), label).with_help(format!("add `{key}: …` here"))
             }
-            Mistake::Other(message) => Diagnostic::error(document.place(node.span.clone()), hide_filled(node, message)),
+            Mistake::Other(message) => {
+                let help = help_for(&message);
+                let diagnostic = Diagnostic::error(document.place(node.span.clone()), hide_filled(node, message));
+                match help {
+                    Some(help) => diagnostic.with_help(help),
+                    None => diagnostic,
+                }
+            }
         }
     }
+}
+
+/// The words of other programs, and ours.
+const FOREIGN: &[(&str, &str)] = &[
+    ("backend", "backends"),
+    ("bind", "address"),
+    ("cert", "tls"),
+    ("cookie", "sticky"),
+    ("frontends", "listeners"),
+    ("healthcheck", "health_check"),
+    ("host", "domains"),
+    ("hosts", "domains"),
+    ("listen", "address"),
+    ("listen", "listeners"),
+    ("location", "path"),
+    ("locations", "routes"),
+    ("pool", "group"),
+    ("proxy_pass", "backends"),
+    ("proxy_pass", "group"),
+    ("server", "address"),
+    ("server_name", "domains"),
+    ("servers", "backends"),
+    ("ssl", "tls"),
+    ("ssl_certificate", "tls"),
+    ("upstream", "backend_groups"),
+    ("upstream", "group"),
+    ("upstreams", "backend_groups"),
+    ("user", "run_as"),
+    ("worker_processes", "threads"),
+];
+
+/// How a value is written that was written as another kind.
+fn help_for(message: &str) -> Option<&'static str> {
+    [
+        ("expected a list, found string", "write a list: `[ … ]`"),
+        ("expected a text, found integer", "put it in quotes; a port alone is `\":443\"`"),
+        ("expected a mapping, found string", "write keys with values: `{ key: value }`, or one `key: value` on each line"),
+    ]
+    .iter()
+    .find(|(start, _)| message.starts_with(start))
+    .map(|(_, help)| *help)
 }
 
 /// The start of a block: all of it would be too much to underline.

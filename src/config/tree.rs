@@ -227,7 +227,10 @@ impl<'a> Builder<'a, '_> {
             }
             Some(Err(error)) => {
                 let at = error.marker().byte_offset().unwrap_or_default().min(self.source.text.len());
-                Err(self.fail(at..at, format!("this is no YAML: {}", error.info())))
+                let help =
+                    "values that begin with `*`, `{`, `&` or `@` need quotes; a `:` behind a key needs a space; brackets must be closed";
+                let diagnostic = Diagnostic::error(self.place(at..at), format!("this is no YAML: {}", error.info()));
+                Err(Box::new(diagnostic.with_help(help)))
             }
             None => Ok((Event::StreamEnd, 0..0)),
         }

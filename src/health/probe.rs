@@ -1,7 +1,8 @@
 //! One try at finding out whether a backend is healthy: a TCP connect, or an HTTP request that is answered well.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use pingora::{Error, ErrorType, Result};
@@ -19,11 +20,21 @@ const MAX_ANSWER: usize = 16 << 10;
 pub(super) struct Probe {
     check: HealthCheck,
     states: States,
+    /// Why the last probe of an address failed.
+    failures: Mutex<HashMap<SocketAddr, String>>,
 }
 
 impl Probe {
     pub(super) fn new(check: HealthCheck, states: States) -> Self {
-        Self { check, states }
+        Self { check, states, failures: Mutex::default() }
+    }
+
+    /// What was asked for, to begin the reason with.
+    fn what(&self) -> String {
+        match &self.check.kind {
+            CheckKind::Tcp => String::new(),
+            CheckKind::Http { path, .. } => format!("{path}: "),
+        }
     }
 
     async fn probe(&self, address: SocketAddr) -> Result<(), String> {
@@ -87,7 +98,10 @@ impl CheckTrait for Probe {
                 }
                 Ok(())
             }
-            Err(why) => Error::e_explain(ErrorType::ConnectError, why),
+            Err(why) => {
+                self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(*address, why.clone());
+                Error::e_explain(ErrorType::ConnectError, why)
+            }
         }
     }
 
@@ -96,10 +110,11 @@ impl CheckTrait for Probe {
         if let Some(state) = self.states.lock().unwrap_or_else(PoisonError::into_inner).get(address) {
             state.set_healthy(healthy);
         }
-    }
-
-    fn backend_summary(&self, target: &Backend) -> String {
-        format!("backend {}", target.addr)
+        let why = self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+        match why.filter(|_| !healthy) {
+            Some(why) => log::warn!("backend {address} becomes unhealthy: {}{why}", self.what()),
+            None => log::info!("backend {address} becomes healthy"),
+        }
     }
 
     fn health_threshold(&self, success: bool) -> usize {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use pingora::server::configuration::ServerConf;
@@ -12,6 +12,7 @@ use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use rustls::server::Acceptor;
 use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -22,6 +23,7 @@ use super::gate::Gate;
 use super::wire::{Conn, Facts, TlsFacts};
 use super::{Shared, carrier};
 use crate::config::Listener;
+use crate::observe::record::Record;
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: i32 = 4096;
@@ -148,7 +150,9 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, listener: Arc<Listener>, g
                 facts.tls = Some(tls);
                 Conn::new(Box::new(stream), facts)
             }
-            Ok(Err(error)) => return log::debug!("{peer}: TLS handshake: {error}"),
+            Ok(Err(Unmade::UnknownName(sni))) => return log_unknown_name(peer, &sni, &gate.shared),
+            Ok(Err(Unmade::Plain(tcp))) => return Box::pin(answer_plain(tcp)).await,
+            Ok(Err(Unmade::Failed(error))) => return log::debug!("{peer}: TLS handshake: {error}"),
             Err(_) => return log::debug!("{peer}: TLS handshake: not complete in time"),
         }
     } else {
@@ -158,12 +162,50 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, listener: Arc<Listener>, g
     gate.serve(conn).await;
 }
 
+/// Why there is no TLS connection.
+enum Unmade {
+    /// No site with a certificate has the name.
+    UnknownName(String),
+    /// The client speaks plain HTTP.
+    Plain(TcpStream),
+    Failed(io::Error),
+}
+
+fn log_unknown_name(peer: SocketAddr, sni: &str, shared: &Shared) {
+    let id = shared.request_ids.next();
+    let client = peer.ip().to_canonical();
+    shared.log.write(&Record { client, sni: Some(sni), reason: Some("unknown_sni"), ..Record::empty(&id, SystemTime::now()) });
+}
+
+async fn answer_plain(mut tcp: TcpStream) {
+    let body = "This port speaks HTTPS: ask for https://… instead.\n";
+    let head =
+        format!("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let answer = async {
+        tcp.write_all((head + body).as_bytes()).await?;
+        tcp.shutdown().await?;
+        // What was sent is read, or the answer could be lost in a reset.
+        tokio::io::copy(&mut tcp.take(64 << 10), &mut tokio::io::sink()).await
+    };
+    // A client that does not take its answer has none.
+    let _ = timeout(Duration::from_secs(2), answer).await;
+}
+
 /// Terminates TLS with the certificate of the name that the client asks for; a name without a site is refused.
-async fn handshake(tcp: TcpStream, shared: &Shared) -> io::Result<(tokio_rustls::server::TlsStream<TcpStream>, TlsFacts)> {
-    let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
+async fn handshake(tcp: TcpStream, shared: &Shared) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, TlsFacts), Unmade> {
+    // A look at one byte, which stays: plain HTTP on this port deserves a plain answer.
+    let mut first = [0];
+    if tcp.peek(&mut first).await.map_err(Unmade::Failed)? == 1 && first.first().is_some_and(u8::is_ascii_alphabetic) {
+        return Err(Unmade::Plain(tcp));
+    }
+    let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(Unmade::Failed)?;
     let sni = start.client_hello().server_name().unwrap_or_default().to_owned();
-    let config = shared.current.pin().tls_config(&sni).unwrap_or_else(|| shared.tls.refuse());
-    let stream = start.into_stream(config).await?;
+    let Some(config) = shared.current.pin().tls_config(&sni) else {
+        // The configuration without a certificate ends the handshake with an alert.
+        let _ = start.into_stream(shared.tls.refuse()).await;
+        return Err(Unmade::UnknownName(sni));
+    };
+    let stream = start.into_stream(config).await.map_err(Unmade::Failed)?;
     let version = match stream.get_ref().1.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
         _ => "TLSv1.3",

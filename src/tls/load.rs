@@ -12,7 +12,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 pub enum LoadError {
     #[error("{}: cannot be read: {why}", path.display())]
     Certificate { path: PathBuf, why: String },
-    #[error("{}: there is no certificate in it", path.display())]
+    #[error("{}: it is not usable: {why}", path.display())]
+    UnusableCertificate { path: PathBuf, why: String },
+    #[error("{}: there is no certificate in it; are `cert` and `key` swapped?", path.display())]
     Empty { path: PathBuf },
     #[error("{}: cannot be read: {why}", path.display())]
     Key { path: PathBuf, why: String },
@@ -26,7 +28,7 @@ impl LoadError {
     /// Whether the key's file is to blame rather than the certificate's.
     pub fn in_key(&self) -> bool {
         match self {
-            LoadError::Certificate { .. } | LoadError::Empty { .. } => false,
+            LoadError::Certificate { .. } | LoadError::UnusableCertificate { .. } | LoadError::Empty { .. } => false,
             LoadError::Key { .. } | LoadError::UnusableKey { .. } | LoadError::Mismatch { .. } => true,
         }
     }
@@ -49,8 +51,20 @@ pub fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, LoadE
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
             Err(LoadError::Mismatch { cert: cert.to_owned(), key: key.to_owned() })
         }
-        Err(error) => Err(LoadError::Certificate { path: cert.to_owned(), why: error.to_string() }),
+        Err(rustls::Error::InvalidCertificate(error)) => {
+            Err(LoadError::UnusableCertificate { path: cert.to_owned(), why: unusable_because(&error) })
+        }
+        Err(error) => Err(LoadError::UnusableCertificate { path: cert.to_owned(), why: error.to_string() }),
     }
+}
+
+fn unusable_because(error: &rustls::CertificateError) -> String {
+    let text = format!("{error:?}");
+    if text.contains("UnsupportedCertVersion") {
+        return "it is an X.509 certificate of version 1; `openssl req -x509 -addext subjectAltName=DNS:…` makes one of version 3"
+            .to_owned();
+    }
+    text
 }
 
 fn reason(error: &rustls_pki_types::pem::Error) -> String {

@@ -124,3 +124,15 @@ fn a_handshake_has_a_deadline() {
     silent.send([0x16, 0x03, 0x01]);
     assert!(silent.closes());
 }
+
+#[test]
+fn a_refused_name_is_logged_and_plain_http_is_answered() {
+    let ca = Ca::new();
+    let (proxy, _origin) = two_sites(&ca);
+    let config = Arc::new(tls_config(ca.roots(), &[], rustls::ALL_VERSIONS));
+    assert!(Client::tls(proxy.address(), "unknown.test", config).is_err());
+    assert_eq!(proxy.wait_access(|line| line["reason"] == "unknown_sni")["sni"], "unknown.test");
+    let mut plain = Client::plain(proxy.address());
+    let response = plain.request("GET", "a.test", "/", "", b"");
+    assert!(response.status == 400 && response.text().contains("https://"), "{}", response.text());
+}

@@ -86,7 +86,10 @@ pub(super) fn check(group: &Written<'_>, defaults: &Defaults, at: &At<'_>, repor
         }
         Some(other) => {
             let diagnostic = at.key("balance").error(format!("`{other}` is no way to balance"));
-            report.push(at::hint(diagnostic, did_you_mean(other, ["round_robin", "least_requests", "random_two", "hash"])));
+            match did_you_mean(other, ["round_robin"]) {
+                meant @ Some(_) => report.push(at::hint(diagnostic, meant)),
+                None => report.push(diagnostic.with_help("leave it out for `round_robin`, smooth and weighted")),
+            }
         }
     }
     let backends = backends(group.backends, defaults.resolve_by, &at.key("backends"), report);

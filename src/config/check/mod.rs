@@ -225,10 +225,10 @@ fn access_log(value: Option<&Short<raw::AccessLog>>, from: &Path, at: &At<'_>, r
         Some("json") => LogFormat::Json,
         Some("off") => return AccessLog { format: LogFormat::Combined, target: LogTarget::Off },
         Some(other) => {
-            report.push(at::hint(
-                at.key("format").error(format!("`{other}` is no format of the access log: `combined`, `json` or `off`")),
-                did_you_mean(other, ["combined", "json"]),
-            ));
+            let path = other.starts_with('/').then(|| format!("{{ path: {other} }}"));
+            let meant = path.as_deref().or_else(|| did_you_mean(other, ["combined", "json"]));
+            let diagnostic = at.key("format").error(format!("`{other}` is no format of the access log: `combined`, `json` or `off`"));
+            report.push(at::hint(diagnostic, meant));
             LogFormat::Combined
         }
     };
@@ -266,7 +266,10 @@ fn warn_about_tls(main: &raw::Main, sites: &[site::Checked], at: &At<'_>, report
             );
         }
         (None, Some(checked)) => {
-            let message = format!("the certificate of `{}` is never used: no listener has `tls: true`", checked.site.name);
+            let message = format!(
+                "the certificate of `{}` is never used, and nothing is redirected to HTTPS: no listener has `tls: true`",
+                checked.site.name
+            );
             report.push(Diagnostic::warning(checked.place.clone(), message));
         }
         _ => {}

@@ -1,8 +1,8 @@
 //! Checks users files: every app has a role, every row names a group that exists.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::super::diagnostic::{Place, Report, did_you_mean};
+use super::super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
 use super::super::raw;
 use super::super::read::read;
 use super::super::tree::Document;
@@ -32,6 +32,8 @@ pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut 
             table.add_app(&as_in_path(name), &app.role);
         }
     }
+    let words: HashSet<&str> =
+        files.iter().flat_map(|file| &file.apps).flat_map(|(app, placed)| [app.as_str(), placed.role.as_str()]).collect();
     for (file, document) in files.iter().zip(&documents) {
         let at = At::root(document).key("users");
         for (name, row) in &file.users {
@@ -45,6 +47,14 @@ pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut 
                 report.push(at.key(name).error(format!("`{name}` is no user: it must fit into one segment of a path")));
             }
             users.insert(name.clone(), at.place_of_key(name));
+            for word in row.keys().filter(|word| !words.contains(word.as_str())) {
+                // An app needs no declaration, but one that is nearly a known word is a slip of the pen.
+                if let Some(meant) = did_you_mean(word, words.iter().copied()) {
+                    let diagnostic =
+                        Diagnostic::warning(at.key(name).place_of_key(word), format!("`{word}` is neither a role nor an app under `apps`"));
+                    report.push(hint(diagnostic, Some(meant)));
+                }
+            }
             let placements = row.iter().filter_map(|(word, group)| match groups.get(group) {
                 Some(id) => Some((as_in_path(word), id.0)),
                 None => {
