@@ -135,6 +135,7 @@ fn ambiguous_requests_are_answered_and_closed() {
     let post = |lines: &str| format!("POST / HTTP/1.1\r\n{H}{lines}\r\n\r\nhello");
     for (bytes, status) in [
         (post("Content-Length: 5\r\nTransfer-Encoding: chunked"), 400),
+        (post("Content-Length: 5\r\nTransfer-Encoding: chunked").replace("hello", "0\r\n\r\n"), 400),
         (post("Content-Length: 5\r\nContent-Length: 5"), 400),
         (post("Content-Length: +5"), 400),
         (post("Transfer-Encoding: identity"), 400),

@@ -1,6 +1,6 @@
 //! HTTP/2 by prior knowledge and ALPN, and its bodies on HTTP/1 backends.
 
-use crate::actors::{Client, H2, Origin, PLAIN, Proxy, Reply, get};
+use crate::actors::{Client, GARBAGE, H2, Origin, PLAIN, Proxy, Reply, get};
 
 fn upload_counter() -> Origin {
     Origin::new(|request| Reply::text(format!("{} {} {}", request.target, request.body.len(), request.header("transfer-encoding"))))
@@ -20,6 +20,8 @@ fn an_empty_last_piece_does_not_put_the_backend_out_of_step() {
         let between = get(proxy.address(), "shop.test", &target, "");
         assert_eq!(between.text(), format!("{target} 0 "), "the next request on the backend's connection gets its own answer");
     }
+    let garbage: Vec<_> = origin.drain().into_iter().filter(|request| request.method == GARBAGE).collect();
+    assert!(garbage.is_empty(), "{} of 30 uploads left {:?} behind", garbage.len(), garbage.first().map(|request| &request.target));
 }
 
 #[test]

@@ -7,5 +7,5 @@ mod proxy;
 
 pub use ca::Ca;
 pub use client::{Client, H2, get, tls_config};
-pub use origin::{Origin, Reply};
+pub use origin::{GARBAGE, Origin, Reply};
 pub use proxy::{PLAIN, Proxy, check};

@@ -52,6 +52,9 @@ impl Reply {
     }
 }
 
+/// The method of what is no request.
+pub const GARBAGE: &str = "GARBAGE";
+
 type Script = dyn Fn(&Request) -> Reply + Send + Sync;
 
 pub struct Origin {
@@ -156,6 +159,12 @@ fn converse(stream: TcpStream, script: &Script, tell: &Sender<Request>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut stream = stream;
     while let Some(request) = read_request(&mut reader) {
+        if request.method == GARBAGE {
+            // No server could go on: whoever sent this has lost the place.
+            let _ = tell.send(request);
+            let _ = stream.write_all(b"HTTP/1.1 400 Garbage\r\nContent-Length: 7\r\nConnection: close\r\n\r\ngarbage");
+            return;
+        }
         let head = request.method == "HEAD";
         let reply = script(&request);
         let _ = tell.send(request);
@@ -188,8 +197,11 @@ fn converse(stream: TcpStream, script: &Script, tell: &Sender<Request>) {
 
 fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
     let line = read_line(reader)?;
-    let mut words = line.split(' ');
-    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let words: Vec<&str> = line.split(' ').collect();
+    let [method, target, "HTTP/1.1" | "HTTP/1.0"] = words[..] else {
+        return Some(Request { method: GARBAGE.to_owned(), target: line, headers: Vec::new(), body: Vec::new() });
+    };
+    let (method, target) = (method.to_owned(), target.to_owned());
     let mut headers = Vec::new();
     loop {
         let line = read_line(reader)?;
