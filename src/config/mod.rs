@@ -64,6 +64,8 @@ pub struct Listener {
     pub keep_alive: Duration,
     /// How long the whole head of a request (and the TLS handshake) may take.
     pub header_deadline: Duration,
+    /// How long a client may take to accept a piece of an answer; it is then gone, or means harm.
+    pub send_timeout: Duration,
     /// Bytes of a request's head.
     pub max_header_size: usize,
     pub max_connections: usize,

@@ -80,6 +80,7 @@ pub(crate) struct Listener {
     pub(crate) tls: bool,
     pub(crate) keep_alive: Option<Time>,
     pub(crate) header_deadline: Option<Time>,
+    pub(crate) send_timeout: Option<Time>,
     pub(crate) max_header_size: Option<Size>,
     pub(crate) max_connections: Option<usize>,
     pub(crate) max_requests: Option<u64>,

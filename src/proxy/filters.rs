@@ -18,7 +18,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use super::carry::{consider, log, next_peer, note_failed_attempt, own_answer};
 use super::ctx::{Ctx, Todo};
 use super::failure::{CLIENT_GONE, Failure, classify, lost_connection};
-use super::wire::{CLIENT_WRITE, Facts, Home};
+use super::wire::{Facts, Home};
 use super::{Shared, apply, view};
 
 /// Our side of Pingora's proxy.
@@ -59,7 +59,8 @@ impl ProxyHttp for Filters {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         ctx.facts = facts_of(session);
-        session.as_downstream_mut().set_write_timeout(Some(CLIENT_WRITE));
+        let limit = ctx.facts.as_ref().map(|facts| facts.listener.send_timeout);
+        session.as_downstream_mut().set_write_timeout(limit);
         match consider(session.req_header(), ctx, &self.shared) {
             Todo::Forward => Ok(false),
             Todo::Redirect { location, status } => answer(session, ctx, status, Some(location)).await,

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::judge::{Head, Judged, escaped_target, judge};
 use super::page::page;
-use super::wire::{CLIENT_WRITE, Conn, Home, Lent};
+use super::wire::{Conn, Home, Lent};
 use crate::observe::record::Record;
 
 /// How long a refused client may take to accept its answer.
@@ -115,7 +115,7 @@ where
                 None
             }
             None if carried == Ok(true) && conn.framing == super::framing::Framing::Done && !conn.ended => {
-                timeout(CLIENT_WRITE, conn.flush()).await.ok()?.ok()?;
+                timeout(conn.facts.listener.send_timeout, conn.flush()).await.ok()?.ok()?;
                 Some(conn)
             }
             _ => {

@@ -75,6 +75,7 @@ async fn ask(gate: &Arc<Gate<Panics>>, bytes: String) -> String {
         tls: false,
         keep_alive: Duration::from_secs(5),
         header_deadline: Duration::from_secs(5),
+        send_timeout: Duration::from_secs(5),
         max_header_size: 4096,
         max_connections: 1,
         max_requests: 100,

@@ -17,7 +17,7 @@ use super::carry::{consider, log, next_peer, note_failed_attempt, own_answer};
 use super::ctx::{Ctx, Todo};
 use super::framing::Framing;
 use super::judge::{Head, MAX_HEADERS};
-use super::wire::{CLIENT_WRITE, Conn};
+use super::wire::Conn;
 use super::{Shared, apply, failure, view};
 use crate::balance::Timeouts;
 
@@ -265,11 +265,12 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
 
 /// `false`: the client does not take it, or not in time.
 async fn send_to_client(conn: &mut Conn, bytes: &[u8]) -> bool {
+    let limit = conn.facts.listener.send_timeout;
     let send = async {
         conn.wire.write_all(bytes).await?;
         conn.wire.flush().await
     };
-    matches!(timeout(CLIENT_WRITE, send).await, Ok(Ok(())))
+    matches!(timeout(limit, send).await, Ok(Ok(())))
 }
 
 async fn relay_answer(

@@ -31,8 +31,6 @@ const COMBINE: usize = 16 << 10;
 /// in a reset (RFC 9112 section 9.6).
 const LINGER_BYTES: usize = 256 << 10;
 const LINGER: Duration = Duration::from_secs(2);
-/// How long a client may take to accept a piece of an answer. It is then gone, or means harm.
-pub(super) const CLIENT_WRITE: Duration = Duration::from_secs(60);
 /// How long a client may take to accept the rest of an answer before it is cut off.
 const LAST_WRITE: Duration = Duration::from_secs(5);
 

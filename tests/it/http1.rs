@@ -406,3 +406,24 @@ fn a_stalled_upload_is_the_clients_fault() {
     assert_eq!(client.response(false).status, 408);
     assert_eq!(proxy.wait_target("/stalled")["reason"], "client_timeout");
 }
+
+#[test]
+fn a_client_that_takes_nothing_is_cut_off_and_frees_its_backend() {
+    let (tell, freed) = std::sync::mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let origin = Origin::new(move |_| {
+        let tell = tell.lock().unwrap().clone();
+        Reply::Take(Box::new(move |mut stream| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+            while stream.write_all(&[b'z'; 1 << 16]).is_ok() {}
+            tell.send(()).unwrap();
+        }))
+    });
+    let main = crate::actors::PLAIN.replace("\"127.0.0.1:0\"", "\"127.0.0.1:0\", send_timeout: 300ms");
+    let site = format!("domains: [shop.test]\nbackends: ['{}']\n", origin.address);
+    let proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/shop.yaml", &site)]);
+    let mut client = Client::plain(proxy.address());
+    client.send("GET /all HTTP/1.1\r\nHost: shop.test\r\n\r\n");
+    freed.recv_timeout(std::time::Duration::from_secs(20)).expect("the backend is let go");
+    assert_eq!(proxy.wait_target("/all")["reason"], "client_gone");
+}

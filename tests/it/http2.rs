@@ -69,3 +69,16 @@ fn a_client_that_never_finishes_its_preface_is_let_go() {
     let answer = String::from_utf8_lossy(&client.rest()).into_owned();
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
 }
+
+#[test]
+fn heads_have_the_same_limits_as_in_http1() {
+    let origin = Origin::named("x");
+    let proxy = Proxy::with_site(&format!("backends: ['{}']\n", origin.address));
+    let h2 = H2::plain(proxy.address());
+    let names: Vec<String> = (0..150).map(|n| format!("x-{n}")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    assert_eq!(h2.request("GET", "http://shop.test/", &many, &[]).unwrap().status, 431);
+    let long = "a".repeat(40_000);
+    assert_eq!(h2.request("GET", "http://shop.test/", &[("x-long", &long)], &[]).unwrap().status, 431);
+    assert_eq!(h2.request("GET", "http://shop.test/", &many[..50], &[]).unwrap().status, 200);
+}

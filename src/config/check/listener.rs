@@ -13,6 +13,8 @@ use super::At;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Long enough for a head over a bad mobile connection, short for somebody who sends it byte by byte.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// nginx cuts a client off that takes nothing for 60 s.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// nginx accepts 4 buffers of 8 KiB.
 const MAX_HEADER_SIZE: u64 = 32 << 10;
 /// An idle connection costs a few KB: 50,000 of them stay below a few hundred MB.
@@ -56,6 +58,7 @@ fn limits(listener: &raw::Listener, address: SocketAddr, at: &At<'_>, report: &m
     };
     let keep_alive = time("keep_alive", listener.keep_alive, KEEP_ALIVE);
     let header_deadline = time("header_deadline", listener.header_deadline, HEADER_DEADLINE);
+    let send_timeout = time("send_timeout", listener.send_timeout, SEND_TIMEOUT);
     let header_size = listener.max_header_size.map_or(MAX_HEADER_SIZE, |size| size.0);
     if !(1 << 10..=1 << 20).contains(&header_size) {
         report.push(at.key("max_header_size").error("`max_header_size` is a size from 1KiB to 1MiB"));
@@ -72,6 +75,7 @@ fn limits(listener: &raw::Listener, address: SocketAddr, at: &At<'_>, report: &m
         tls: listener.tls,
         keep_alive,
         header_deadline,
+        send_timeout,
         max_header_size: usize::try_from(header_size).unwrap_or(1 << 20),
         max_connections: connections.min(10_000_000),
         max_requests: listener.max_requests.unwrap_or(MAX_REQUESTS),
