@@ -112,7 +112,6 @@ impl Reloader {
 
     pub fn reopen_log(&self) {
         self.shared.log.reopen();
-        log::info!("the access log is opened again");
     }
 }
 

@@ -154,6 +154,7 @@ impl Writer {
                 if let Err(error) = old.into_inner() {
                     self.complain(error.error());
                 }
+                log::info!("the access log is opened again");
             }
             Err(error) => log::error!("access log: {}: cannot be opened again: {error}", path.display()),
         }

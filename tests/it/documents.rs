@@ -96,3 +96,33 @@ fn the_readmes_tables_name_every_key() {
     let missing: Vec<String> = keys.filter(|key| !readme.contains(key.as_str())).collect();
     assert!(missing.is_empty(), "the README does not name {missing:?}");
 }
+
+/// `src/architecture.md` says who names Pingora, and that every file opens with a sentence about itself.
+#[test]
+fn the_architecture_is_what_its_page_says() {
+    let mut folders = vec![root().join("src")];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let place = path.strip_prefix(root().join("src")).unwrap().to_str().unwrap().to_owned();
+            if !place.ends_with(".rs") {
+                continue;
+            }
+            seen += 1;
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with("//! ") || place == "lib.rs", "{place} does not say what it is for");
+            let may = ["proxy/", "balance/", "health/", "app.rs", "observe/events.rs"].iter().any(|allowed| place.starts_with(allowed));
+            let names = text.lines().filter(|line| !line.trim_start().starts_with("//")).any(|line| line.contains("pingora"));
+            assert!(may || !names, "{place} names Pingora");
+            let pure = ["decide.rs", "routing/", "rewrite/"].iter().any(|folder| place.starts_with(folder));
+            let worldly = ["std::fs", "std::env", "tokio", "Instant::now", "SystemTime::now", "Mutex"];
+            assert!(!pure || !worldly.iter().any(|word| text.contains(word)), "{place} is not pure");
+        }
+    }
+    assert!(seen > 40, "{seen}");
+}

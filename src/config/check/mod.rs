@@ -41,6 +41,11 @@ pub(super) fn check(path: &Path, previous: &[Site], report: &mut Report) -> Opti
     if main.threads == Some(0) || main.threads > Some(1024) {
         report.push(at.key("threads").error("`threads` is a number from 1 to 1024"));
     }
+    if main.sticky_secret.as_ref().is_some_and(|secret| secret.len() < 16) {
+        report.push(
+            at.key("sticky_secret").error("`sticky_secret` needs at least 16 characters").with_help("make one: `openssl rand -hex 16`"),
+        );
+    }
     run_as(main.run_as.as_deref(), &at.key("run_as"), report);
     let refused = report.has_errors();
 
@@ -50,8 +55,7 @@ pub(super) fn check(path: &Path, previous: &[Site], report: &mut Report) -> Opti
     let sites = check_sites(site_files, &context, previous, &mut groups, report);
     let unknown_host = unknown_host(main.unknown_host.as_ref(), &sites, &at.key("unknown_host"), report);
     warn_about_tls(&main, &sites, &at, report);
-    let default_missing = matches!(&unknown_host, Some(UnknownHost::Site(name)) if !sites.iter().any(|s| s.site.name == *name));
-    if refused || unknown_host.is_none() || default_missing {
+    if refused {
         return None;
     }
     let broken = sites.iter().filter(|site| site.broken).map(|site| site.site.name.clone()).collect();
