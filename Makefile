@@ -3,6 +3,8 @@
 INSTALL = tests/setup/install
 # What compiling takes: a C compiler and cmake for the C parts of TLS and compression.
 BUILD_PACKAGES = build-essential cmake
+# The demonstration tells commands that use it.
+RUN_PACKAGES = curl
 # What the tests run beside the proxy.
 TEST_PACKAGES = curl
 APP_PACKAGES = nginx-light php-fpm php-cli php-mysql phpmyadmin dokuwiki mariadb-server mariadb-client chromium chromium-driver
@@ -12,6 +14,7 @@ BENCH_PACKAGES = nginx-light nghttp2-client valgrind
 
 ## Starts the demonstration: its own backends, domains and certificate.
 run: build
+	@$(INSTALL) $(RUN_PACKAGES)
 	@exec $$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/portcullis demo $(ARGS)
 
 build:
