@@ -56,7 +56,7 @@ pub struct Options {
 
 /// Runs the proxy until it is told to stop. A configuration that is refused has been reported on standard error.
 pub fn run(options: Options) -> Result<(), Failure> {
-    let loaded = config::load(&options.config, &[]);
+    let loaded = config::load(&options.config, &config::Previous::default());
     report(&loaded);
     let config = accept_loaded(loaded, options.strict).ok_or(Failure::Config)?;
     raise_file_limit();

@@ -88,7 +88,7 @@ fn ended(result: Result<(), app::Failure>) -> ExitCode {
 
 fn check(file: &File) -> ExitCode {
     use config::diagnostic::Severity;
-    let loaded = config::load(&file.config, &[]);
+    let loaded = config::load(&file.config, &config::Previous::default());
     crate::reload::report(&loaded);
     let errors = loaded.report.count(Severity::Error);
     let warnings = loaded.report.count(Severity::Warning);

@@ -36,6 +36,8 @@ pub enum Verdict {
     },
     Refuse {
         site: Option<u32>,
+        /// The row of the users table, where the user is known and the app is not.
+        user: Option<u32>,
         status: u16,
         reason: Reason,
     },
@@ -105,7 +107,7 @@ const ACME_PATH: &str = "/.well-known/acme-challenge/";
 /// Decides about a request.
 pub fn decide(snapshot: &Snapshot, request: &RequestView<'_>) -> Verdict {
     let Some(host) = normalize_host(request.host) else {
-        return Verdict::Refuse { site: None, status: 400, reason: Reason::BadHost };
+        return Verdict::Refuse { site: None, user: None, status: 400, reason: Reason::BadHost };
     };
     let (path, query) = (path_of(request), request.query.map(path::normalize_query).transpose());
     let found = snapshot.hosts.find(&host);
@@ -113,9 +115,9 @@ pub fn decide(snapshot: &Snapshot, request: &RequestView<'_>) -> Verdict {
         (Some(found), _) => found,
         (None, Unknown::Site(site)) => (site, Captures::new()),
         (None, Unknown::Drop) => return Verdict::Drop,
-        (None, Unknown::NotFound) => return Verdict::Refuse { site: None, status: 404, reason: Reason::UnknownHost },
+        (None, Unknown::NotFound) => return Verdict::Refuse { site: None, user: None, status: 404, reason: Reason::UnknownHost },
     };
-    let refuse = |status, reason| Verdict::Refuse { site: Some(site_id), status, reason };
+    let refuse = |status, reason| Verdict::Refuse { site: Some(site_id), user: None, status, reason };
     let Some(site) = snapshot.site(site_id) else { return refuse(503, Reason::BrokenSite) };
     if site.routes.is_empty() {
         return refuse(503, Reason::BrokenSite);
@@ -138,8 +140,8 @@ pub fn decide(snapshot: &Snapshot, request: &RequestView<'_>) -> Verdict {
         let Some(route) = site.routes.get(route_id as usize) else { continue };
         let placed = match place(snapshot, route, path, &host_captures) {
             Ok(placed) => placed,
-            Err((Otherwise::NotFound, why)) => return refuse(404, why),
-            Err((Otherwise::Next, why)) => {
+            Err((Otherwise::NotFound, reason, user)) => return Verdict::Refuse { site: Some(site_id), user, status: 404, reason },
+            Err((Otherwise::Next, why, _)) => {
                 reason = why;
                 continue;
             }
@@ -176,7 +178,12 @@ struct Place {
 }
 
 /// Which group a route leads to: its own, or the one that the users table has.
-fn place<'a>(snapshot: &Snapshot, route: &'a Route, path: &'a str, host_captures: &Captures<'a>) -> Result<Place, (Otherwise, Reason)> {
+fn place<'a>(
+    snapshot: &Snapshot,
+    route: &'a Route,
+    path: &'a str,
+    host_captures: &Captures<'a>,
+) -> Result<Place, (Otherwise, Reason, Option<u32>)> {
     let rule = match &route.target {
         Target::Group(group) => return Ok(Place { group: *group, user: None, app: None }),
         Target::Users(rule) => rule,
@@ -189,8 +196,8 @@ fn place<'a>(snapshot: &Snapshot, route: &'a Route, path: &'a str, host_captures
     let app = app.as_deref().or_else(|| captured("app")).unwrap_or_default();
     match snapshot.users.find(user, app) {
         Placed::At { user, app, group } => Ok(Place { group: GroupId(group), user: Some(user), app: Some(app) }),
-        Placed::UnknownApp { .. } => Err((*unknown_app, Reason::UnknownApp)),
-        Placed::UnknownUser => Err((*unknown_user, Reason::UnknownUser)),
+        Placed::UnknownApp { user } => Err((*unknown_app, Reason::UnknownApp, Some(user))),
+        Placed::UnknownUser => Err((*unknown_user, Reason::UnknownUser, None)),
     }
 }
 

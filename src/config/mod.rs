@@ -257,9 +257,16 @@ pub struct Loaded {
     pub report: Report,
 }
 
+/// The configuration in force, as far as a new one refers to it: sites keep their domains against newcomers and their
+/// last good version against mistakes, names of backends keep their addresses when a name server is silent.
+#[derive(Debug, Default)]
+pub struct Previous {
+    pub sites: Vec<Site>,
+    pub groups: Vec<Group>,
+}
+
 /// Reads and checks the configuration whose main file is `path`. Names of backends are resolved, nothing is written.
-/// `previous` are the sites in force, which keep their domains against newcomers.
-pub fn load(path: &Path, previous: &[Site]) -> Loaded {
+pub fn load(path: &Path, previous: &Previous) -> Loaded {
     let mut report = Report::default();
     let checked = check::check(path, previous, &mut report);
     match checked {

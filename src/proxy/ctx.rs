@@ -27,6 +27,8 @@ pub struct Ctx {
     pub version: Version,
     pub request_id: String,
     pub site: Option<u32>,
+    /// The row of the users table.
+    pub user: Option<u32>,
     pub forward: Option<Forward>,
     pub attempts: Attempts,
     /// Why the request was not answered by a backend, or not as it should have been.
@@ -79,6 +81,7 @@ impl Ctx {
             version: Version::HTTP_11,
             request_id: String::new(),
             site: None,
+            user: None,
             forward: None,
             attempts: Attempts::default(),
             reason: None,
@@ -90,6 +93,7 @@ impl Ctx {
         match verdict {
             Verdict::Forward(forward) => {
                 self.site = Some(forward.site);
+                self.user = forward.user;
                 self.forward = Some(forward);
                 Todo::Forward
             }
@@ -98,8 +102,9 @@ impl Ctx {
                 self.reason = Some("redirect");
                 Todo::Redirect { location, status }
             }
-            Verdict::Refuse { site, status, reason } => {
+            Verdict::Refuse { site, user, status, reason } => {
                 self.site = site;
+                self.user = user;
                 self.reason = Some(reason.as_str());
                 Todo::Refuse(status)
             }

@@ -43,7 +43,7 @@ pub fn compile(config: Config, carry: &Carry<'_>) -> Snapshot {
         unknown_host: Unknown::from((&config.unknown_host, config.sites.as_slice())),
         users: config.users,
         trusted_proxies: config.trusted_proxies,
-        checked: (config.sites, config.groups),
+        checked: config::Previous { sites: config.sites, groups: config.groups },
     }
 }
 

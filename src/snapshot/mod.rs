@@ -28,8 +28,8 @@ pub struct Snapshot {
     pub users: UserTable,
     pub unknown_host: Unknown,
     trusted_proxies: Vec<IpNet>,
-    /// The checked sites and groups, for a reload that keeps the good version of a site.
-    pub checked: (Vec<config::Site>, Vec<config::Group>),
+    /// What the next configuration may fall back to.
+    pub checked: config::Previous,
 }
 
 /// What becomes of a request for a host that no site has.
@@ -69,7 +69,7 @@ impl Snapshot {
             users,
             unknown_host: Unknown::Drop,
             trusted_proxies: Vec::new(),
-            checked: (Vec::new(), Vec::new()),
+            checked: config::Previous::default(),
         }
     }
 

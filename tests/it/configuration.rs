@@ -220,10 +220,27 @@ fn a_damaged_configuration_is_explained_or_accepted() {
             }
             std::fs::write(here.join(name), text.iter().collect::<String>()).unwrap();
         }
-        let loaded = portcullis::config::load(&here.join("main.yaml"), &[]);
+        let loaded = portcullis::config::load(&here.join("main.yaml"), &portcullis::config::Previous::default());
         refused += usize::from(loaded.report.has_errors());
         assert!(loaded.config.is_some() || loaded.report.has_errors());
         loaded.report.render(false);
     }
     assert!(refused > 100, "{refused}");
+}
+
+#[test]
+fn a_silent_name_server_does_not_empty_a_group() {
+    use portcullis::config::{Previous, load};
+    let directory = tempfile::TempDir::new().unwrap();
+    let main = directory.path().join("main.yaml");
+    let text = |host: &str| format!("listeners: [{{ address: '127.0.0.1:80' }}]\nbackend_groups: {{ g: {{ backends: ['{host}:80'] }} }}\n");
+    std::fs::write(&main, text("localhost")).unwrap();
+    let mut groups = load(&main, &Previous::default()).config.unwrap().groups;
+    let address = groups[0].backends[0].address;
+    // As it was while this name still resolved.
+    groups[0].backends[0].host = "no-such-host.invalid:80".to_owned();
+    std::fs::write(&main, text("no-such-host.invalid")).unwrap();
+    let loaded = load(&main, &Previous { sites: Vec::new(), groups });
+    assert!(loaded.report.render(false).contains("its last known addresses stay"), "{}", loaded.report.render(false));
+    assert_eq!(loaded.config.unwrap().groups[0].backends[0].address, address);
 }

@@ -32,20 +32,22 @@ const MAX_BACKENDS: usize = 1024;
 const RESOLVE: Duration = Duration::from_secs(5);
 
 /// What the main file's `defaults` say, filled up with our own.
-pub(super) struct Defaults {
+pub(super) struct Defaults<'a> {
     pub(super) timeouts: Timeouts,
     pub(super) health_check: Option<HealthCheck>,
     /// When the last answer of a name server is taken: names of all groups are given the same time.
     resolve_by: Instant,
+    /// The groups in force, whose addresses stand in for a name that does not resolve now.
+    previous: &'a [Group],
 }
 
-impl Defaults {
-    pub(super) fn new(raw: &raw::Defaults, at: &At<'_>, report: &mut Report) -> Self {
+impl<'a> Defaults<'a> {
+    pub(super) fn new(raw: &raw::Defaults, previous: &'a [Group], at: &At<'_>, report: &mut Report) -> Self {
         let built_in = Timeouts { connect: Some(CONNECT), read: Some(READ), send: Some(SEND), websocket_idle: Some(WEBSOCKET_IDLE) };
         let own = timeouts(&raw.timeouts, &at.key("timeouts"), report);
         let tcp = Some(HealthCheck { kind: CheckKind::Tcp, interval: INTERVAL, timeout: PROBE_TIMEOUT, rise: RISE, fall: FALL });
         let health_check = health_check(raw.health_check.as_ref(), tcp, &at.key("health_check"), report);
-        Defaults { timeouts: own.or(built_in), health_check, resolve_by: Instant::now() + RESOLVE }
+        Defaults { timeouts: own.or(built_in), health_check, resolve_by: Instant::now() + RESOLVE, previous }
     }
 }
 
@@ -59,7 +61,7 @@ pub(super) struct Written<'a> {
     pub(super) timeouts: raw::Timeouts,
 }
 
-pub(super) fn check_all(raw: &BTreeMap<String, raw::Group>, defaults: &Defaults, at: &At<'_>, report: &mut Report) -> Vec<Group> {
+pub(super) fn check_all(raw: &BTreeMap<String, raw::Group>, defaults: &Defaults<'_>, at: &At<'_>, report: &mut Report) -> Vec<Group> {
     let groups = raw.iter().map(|(name, group)| {
         let written = Written {
             name,
@@ -75,7 +77,7 @@ pub(super) fn check_all(raw: &BTreeMap<String, raw::Group>, defaults: &Defaults,
     written.into_iter().map(|(group, at)| check(&group, defaults, &at, report)).collect()
 }
 
-pub(super) fn check(group: &Written<'_>, defaults: &Defaults, at: &At<'_>, report: &mut Report) -> Group {
+pub(super) fn check(group: &Written<'_>, defaults: &Defaults<'_>, at: &At<'_>, report: &mut Report) -> Group {
     check_name(group.name, "backend group", at, report);
     match group.balance {
         None | Some("round_robin") => {}
@@ -92,7 +94,7 @@ pub(super) fn check(group: &Written<'_>, defaults: &Defaults, at: &At<'_>, repor
             }
         }
     }
-    let backends = backends(group.backends, defaults.resolve_by, &at.key("backends"), report);
+    let backends = backends(group.backends, defaults, &at.key("backends"), report);
     if group.backends.is_empty() {
         report.push(at.key("backends").error(format!("the group `{}` has no backends", group.name)));
     }
@@ -107,7 +109,7 @@ pub(super) fn check(group: &Written<'_>, defaults: &Defaults, at: &At<'_>, repor
 
 // === Backends ===
 
-fn backends(raw: &[Short<raw::Backend>], resolve_by: Instant, at: &At<'_>, report: &mut Report) -> Vec<Backend> {
+fn backends(raw: &[Short<raw::Backend>], defaults: &Defaults<'_>, at: &At<'_>, report: &mut Report) -> Vec<Backend> {
     let written: Vec<(raw::Backend, At<'_>)> =
         raw.iter().enumerate().filter_map(|(index, short)| Some((written(short)?, at.index(index)))).collect();
     if written.len() < raw.len() {
@@ -117,7 +119,7 @@ fn backends(raw: &[Short<raw::Backend>], resolve_by: Instant, at: &At<'_>, repor
         report.push(at.error(format!("a group has at most {MAX_BACKENDS} backends")));
         return Vec::new();
     }
-    let resolved = resolve(resolve_by, written.iter().map(|(backend, _)| backend.address.as_str()));
+    let resolved = resolve(defaults.resolve_by, written.iter().map(|(backend, _)| backend.address.as_str()));
     let mut found: Vec<Backend> = Vec::new();
     let mut addresses: HashMap<SocketAddr, Place> = HashMap::new();
     let mut names: HashMap<String, Place> = HashMap::new();
@@ -133,9 +135,13 @@ fn backends(raw: &[Short<raw::Backend>], resolve_by: Instant, at: &At<'_>, repor
                 continue;
             }
             Err(Unresolved::Name(why)) => {
-                let help = "the group goes on without it; the next reload asks again";
+                let known = last_known(&backend.address, defaults.previous);
+                let help = match known.len() {
+                    0 => "the group goes on without it; the next reload asks again",
+                    _ => "its last known addresses stay; the next reload asks again",
+                };
                 report.push(at.key("address").warning(format!("`{}` does not resolve: {why}", backend.address)).with_help(help));
-                continue;
+                known
             }
         };
         let several = resolved.len() > 1;
@@ -164,6 +170,15 @@ fn backends(raw: &[Short<raw::Backend>], resolve_by: Instant, at: &At<'_>, repor
         report.push(at.error("every backend is a backup: one must not be"));
     }
     found
+}
+
+/// The addresses that a name had when it last resolved.
+fn last_known(host: &str, previous: &[Group]) -> Vec<SocketAddr> {
+    let backends = previous.iter().flat_map(|group| &group.backends).filter(|backend| backend.host == host);
+    let mut known: Vec<SocketAddr> = backends.map(|backend| backend.address).collect();
+    known.sort();
+    known.dedup();
+    known
 }
 
 fn written(short: &Short<raw::Backend>) -> Option<raw::Backend> {

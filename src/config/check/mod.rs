@@ -17,20 +17,20 @@ use super::raw::{self, Short};
 use super::read::read;
 use super::source::{files_of, read_document, relative_to};
 use super::tree::Document;
-use super::{AccessLog, Config, Group, GroupId, LogFormat, LogTarget, Secret, Site, Target, Timeouts, UnknownHost};
+use super::{AccessLog, Config, Group, GroupId, LogFormat, LogTarget, Previous, Secret, Site, Target, Timeouts, UnknownHost};
 use at::At;
 
 /// Groups of the main file by name, for routes and users that refer to them.
 type GroupNames = HashMap<String, GroupId>;
 
 /// Checks the files from the main file on. `None` when a mistake outside the sites refuses all of it; otherwise the
-/// configuration and the names of broken sites. `previous` sites keep their domains against newcomers.
-pub(super) fn check(path: &Path, previous: &[Site], report: &mut Report) -> Option<(Config, Vec<String>)> {
+/// configuration and the names of broken sites.
+pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Option<(Config, Vec<String>)> {
     let mut document = read_document(path, report)?;
     let main: raw::Main = read(&mut document, report);
     let at = At::root(&document);
     let listeners = listener::check(&main.listeners, &at.key("listeners"), report);
-    let defaults = group::Defaults::new(&main.defaults, &at.key("defaults"), report);
+    let defaults = group::Defaults::new(&main.defaults, &previous.groups, &at.key("defaults"), report);
     let mut groups = group::check_all(&main.backend_groups, &defaults, &at.key("backend_groups"), report);
     let names: GroupNames = (0..).zip(&groups).map(|(id, group)| (group.name.clone(), GroupId(id))).collect();
     let users_files = read_files(main.users.as_ref(), path, &at.key("users"), report);
@@ -52,7 +52,7 @@ pub(super) fn check(path: &Path, previous: &[Site], report: &mut Report) -> Opti
     // From here on mistakes belong to single sites.
     let tls_port = listeners.iter().find(|listener| listener.tls).map(|listener| listener.address.port());
     let context = site::Context { defaults: &defaults, groups: &names, tls_port };
-    let sites = check_sites(site_files, &context, previous, &mut groups, report);
+    let sites = check_sites(site_files, &context, &previous.sites, &mut groups, report);
     let unknown_host = unknown_host(main.unknown_host.as_ref(), &sites, &at.key("unknown_host"), report);
     warn_about_tls(&main, &sites, &at, report);
     if refused {
@@ -306,7 +306,7 @@ fn check_name(name: &str, what: &str, at: &At<'_>, report: &mut Report) {
 }
 
 /// On a reload a broken site keeps its last good version. Gives the names of the sites that did.
-pub fn keep_last_good(config: &mut Config, old_sites: &[Site], old_groups: &[Group]) -> Vec<String> {
+pub fn keep_last_good(config: &mut Config, previous: &Previous) -> Vec<String> {
     let mut kept = Vec::new();
     for index in 0..config.sites.len() {
         let Some((path, name)) =
@@ -314,8 +314,8 @@ pub fn keep_last_good(config: &mut Config, old_sites: &[Site], old_groups: &[Gro
         else {
             continue;
         };
-        let Some(good) = old_sites.iter().find(|site| site.path == path && !site.routes.is_empty()) else { continue };
-        let Some(restored) = restore(good, old_groups, &mut config.groups) else { continue };
+        let Some(good) = previous.sites.iter().find(|site| site.path == path && !site.routes.is_empty()) else { continue };
+        let Some(restored) = restore(good, &previous.groups, &mut config.groups) else { continue };
         if let Some(slot) = config.sites.get_mut(index) {
             *slot = restored;
             kept.push(name);

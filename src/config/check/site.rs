@@ -28,7 +28,7 @@ pub(super) struct File {
 
 /// What a site may refer to.
 pub(super) struct Context<'a> {
-    pub(super) defaults: &'a Defaults,
+    pub(super) defaults: &'a Defaults<'a>,
     pub(super) groups: &'a GroupNames,
     /// The port of the first TLS listener.
     pub(super) tls_port: Option<u16>,
