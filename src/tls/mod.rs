@@ -1,5 +1,6 @@
 //! TLS towards clients: certificates, and one `rustls::ServerConfig` for each site that has one.
 
+pub mod inspect;
 pub mod load;
 
 use std::sync::Arc;

@@ -37,6 +37,7 @@ fn run_case(files: &str) -> String {
     let ca = Ca::new();
     ca.issue(directory.path(), "one", &["one.test"]);
     ca.issue(directory.path(), "two", &["two.test"]);
+    ca.issue_expired(directory.path(), "old", "old.test");
     let files: Vec<(&str, &str)> = files.split("== ").skip(1).map(|file| file.split_once('\n').unwrap()).collect();
     let result = check("check", &[], directory.path(), &files);
     let here = directory.path().to_str().unwrap();

@@ -72,7 +72,7 @@ fn the_readmes_commands_exist() {
 fn the_file_to_start_from_is_good() {
     let directory = tempfile::TempDir::new().unwrap();
     let here = directory.path();
-    Ca::new().issue(here, "cert", &["shop.example.com"]);
+    Ca::new().issue(here, "cert", &["shop.example.com", "www.shop.example.com"]);
     let main = std::fs::read_to_string(root().join("conf/portcullis.yaml")).unwrap();
     let shop = std::fs::read_to_string(root().join("conf/sites.d/shop.yaml.example")).unwrap();
     let here_text = here.to_str().unwrap();

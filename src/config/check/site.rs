@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
+use time::OffsetDateTime;
 
 use super::super::diagnostic::{Place, Report, Source, did_you_mean};
 use super::super::raw::{self, Short};
@@ -79,6 +80,21 @@ fn unread(path: &Path, stem: String, previous: &[Site]) -> Site {
     }
 }
 
+/// A certificate that browsers refuse is still served: some clients do not look, and nothing better is here.
+fn warn_about(certified: &CertifiedKey, domains: &[HostPattern], at: &At<'_>, report: &mut Report) {
+    let Some(facts) = certified.cert.first().and_then(tls::inspect::inspect) else { return };
+    let now = OffsetDateTime::now_utc();
+    if facts.not_after < now {
+        report.push(at.warning(format!("the certificate has expired on {}", facts.not_after.date())));
+    } else if facts.not_before > now {
+        report.push(at.warning(format!("the certificate is not good before {}", facts.not_before.date())));
+    }
+    let missing: Vec<String> = domains.iter().filter(|domain| !facts.covers(domain)).map(HostPattern::key).collect();
+    if !missing.is_empty() {
+        report.push(at.warning(format!("the certificate is not for {}: browsers will refuse it", missing.join(", "))));
+    }
+}
+
 struct Checker<'a> {
     at: &'a At<'a>,
     path: &'a Path,
@@ -91,7 +107,7 @@ impl Checker<'_> {
     fn check(&self, report: &mut Report) -> Checked {
         check_name(&self.name, "site", &self.at.key("name"), report);
         let (domains, domain_places) = self.domains(report);
-        let certificate = self.certificate(report);
+        let certificate = self.certificate(&domains, report);
         let group = self.own_group(report);
         let routes = self.routes(&domains, group.as_ref().map(|_| GroupId::OWN), report);
         let secure = self.raw.tls.is_some();
@@ -127,7 +143,7 @@ impl Checker<'_> {
         (patterns, places)
     }
 
-    fn certificate(&self, report: &mut Report) -> Option<Arc<CertifiedKey>> {
+    fn certificate(&self, domains: &[HostPattern], report: &mut Report) -> Option<Arc<CertifiedKey>> {
         let at = self.at.key("tls");
         let files = match self.raw.tls.as_ref()? {
             Short::Long(files) => files,
@@ -145,7 +161,10 @@ impl Checker<'_> {
         let cert = relative_to(self.path, &files.cert);
         let key = relative_to(self.path, &files.key);
         match tls::load::certified_key(&cert, &key) {
-            Ok(certified) => Some(certified),
+            Ok(certified) => {
+                warn_about(&certified, domains, &at.key("cert"), report);
+                Some(certified)
+            }
             Err(error) => {
                 let key = if error.in_key() { "key" } else { "cert" };
                 report.push(at.key(key).error(error.to_string()));
