@@ -194,7 +194,7 @@ fn place<'a>(
     let UsersRule { app, unknown_user, unknown_app } = rule;
     let user = captured("user").unwrap_or_default();
     let app = app.as_deref().or_else(|| captured("app")).unwrap_or_default();
-    match snapshot.users.find(user, app) {
+    match snapshot.users.find(&path::decode(user), &path::decode(app)) {
         Placed::At { user, app, group } => Ok(Place { group: GroupId(group), user: Some(user), app: Some(app) }),
         Placed::UnknownApp { user } => Err((*unknown_app, Reason::UnknownApp, Some(user))),
         Placed::UnknownUser => Err((*unknown_user, Reason::UnknownUser, None)),

@@ -15,15 +15,26 @@ pub struct Drain {
 #[derive(Default)]
 struct Open {
     connections: AtomicUsize,
+    /// Connections, and whoever may still bring some.
+    held: AtomicUsize,
     closed: Notify,
 }
 
 /// A connection, for as long as this lives.
-pub struct Connected(Arc<Open>);
+pub struct Connected(Held);
+
+/// Somebody whose end is waited for.
+pub struct Held(Arc<Open>);
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        if self.0.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
+        self.0.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.0.held.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.closed.notify_waiters();
         }
     }
@@ -43,7 +54,13 @@ impl Drain {
 
     pub fn connected(&self) -> Connected {
         self.open.connections.fetch_add(1, Ordering::AcqRel);
-        Connected(self.open.clone())
+        Connected(self.hold())
+    }
+
+    /// Keeps `finish` waiting without being a connection.
+    pub fn hold(&self) -> Held {
+        self.open.held.fetch_add(1, Ordering::AcqRel);
+        Held(self.open.clone())
     }
 
     pub fn connections(&self) -> usize {
@@ -59,7 +76,7 @@ impl Drain {
                 tokio::pin!(closed);
                 // Registered before the count is read, so that the last one to leave is not missed.
                 closed.as_mut().enable();
-                if self.connections() == 0 {
+                if self.open.held.load(Ordering::Acquire) == 0 {
                     return;
                 }
                 closed.await;

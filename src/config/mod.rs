@@ -107,6 +107,8 @@ pub enum LogTarget {
 #[derive(Clone, Debug)]
 pub struct Group {
     pub name: String,
+    /// The group of a site's own `backends`; only that site refers to it.
+    pub of_site: bool,
     pub backends: Vec<Backend>,
     pub sticky: Option<Sticky>,
     pub health_check: Option<HealthCheck>,

@@ -56,7 +56,7 @@ fn read_limited(path: &Path, limit: u64) -> Result<String, String> {
 pub(crate) fn files_of(pattern: &str, from: &Path) -> Result<Vec<PathBuf>, String> {
     let full = relative_to(from, Path::new(pattern));
     if !pattern.contains(['*', '?', '[']) {
-        return Ok(vec![full]);
+        return fs::metadata(&full).map(|_| vec![full.clone()]).map_err(|error| format!("{}: cannot be read: {error}", full.display()));
     }
     let directory = full.parent().unwrap_or(Path::new("/"));
     if !directory.to_string_lossy().contains(['*', '?', '[']) {

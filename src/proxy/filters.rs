@@ -120,9 +120,8 @@ impl ProxyHttp for Filters {
         note_failed_attempt(ctx, &error);
         // The request may have reached the backend: it is sent again only if that does no harm, if all of it is still
         // here, and if the client has heard nothing yet.
-        let repeatable = session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
-            && session.response_written().is_none();
+        let repeatable =
+            session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && final_head(session).is_none();
         let again = repeatable && lost_connection(&error) && !ctx.attempts.resent;
         if again && reused {
             // A pooled connection that the backend had closed says nothing against the backend.
@@ -144,6 +143,11 @@ impl ProxyHttp for Filters {
         }
         if response.status.is_informational() {
             return Ok(());
+        }
+        if response.status == http::StatusCode::NO_CONTENT {
+            // RFC 9110 section 8.6 and RFC 9112 section 6.1: neither may be there.
+            response.remove_header(&TRANSFER_ENCODING);
+            response.remove_header(&CONTENT_LENGTH);
         }
         if ctx.version == Version::HTTP_10 {
             // RFC 9112 section 6.1: never chunked. The body ends with the connection where it has no length.
@@ -175,7 +179,7 @@ impl ProxyHttp for Filters {
             failure = Failure { status: Some(408), reason: "client_timeout" };
         }
         ctx.reason.get_or_insert(failure.reason);
-        let status = failure.status.filter(|_| session.response_written().is_none());
+        let status = failure.status.filter(|_| final_head(session).is_none());
         let faulty = ctx.home.as_ref().is_some_and(|home| home.fault().is_some());
         if let Some(status) = status
             && !faulty
@@ -196,17 +200,22 @@ impl ProxyHttp for Filters {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
         // The gate answers and logs what it found wrong with a body.
-        let by_gate = ctx.home.as_ref().is_some_and(|home| home.fault().is_some()) && session.response_written().is_none();
+        let by_gate = ctx.home.as_ref().is_some_and(|home| home.fault().is_some()) && final_head(session).is_none();
         if by_gate || !self.shared.log.is_on() {
             return;
         }
         if let Some(error) = error {
             ctx.reason.get_or_insert(classify(error).reason);
         }
-        let status = session.response_written().map_or_else(|| if error.is_some() { CLIENT_GONE } else { 0 }, |r| r.status.as_u16());
+        let status = final_head(session).map_or_else(|| if error.is_some() { CLIENT_GONE } else { 0 }, |r| r.status.as_u16());
         let bytes = (session.body_bytes_read() as u64, session.body_bytes_sent() as u64);
         log(session.req_header(), ctx, status, bytes, &self.shared);
     }
+}
+
+/// The head that the client has got; interim ones (1xx) do not count, an answer still follows them.
+fn final_head(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|head| !head.status.is_informational())
 }
 
 fn facts_of(session: &Session) -> Option<Arc<Facts>> {

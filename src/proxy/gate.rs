@@ -27,6 +27,9 @@ use crate::observe::record::Record;
 /// How long a refused client may take to accept its answer.
 const REFUSAL: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How long a connection without a request stays once the process stops: longer than a request is on its way.
+const LAST_CALL: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Serves connections with one carrier; cheap to share.
 pub(super) struct Gate<F: ProxyHttp> {
     pub(super) carrier: Arc<HttpProxy<F>>,
@@ -174,14 +177,21 @@ enum Next {
 /// Waits for the next request's head and judges it.
 async fn next_head(conn: &mut Conn, drain: &mut ShutdownWatch) -> Next {
     if conn.inbox.is_empty() {
-        if *drain.borrow() {
-            return Next::Closing;
-        }
+        let draining = *drain.borrow();
         let woke = tokio::select! {
             biased;
-            woke = conn.parked() => woke,
-            // The gate closes parked connections itself: Pingora does not know them.
-            _ = drain.changed() => return Next::Closing,
+            woke = conn.parked() => Some(woke),
+            // Parked connections are the gate's: Pingora does not know them.
+            _ = drain.wait_for(|draining| *draining), if !draining => None,
+            () = tokio::time::sleep(LAST_CALL), if draining => return Next::Closing,
+        };
+        let woke = match woke {
+            Some(woke) => woke,
+            // A request may be on its way: it is waited for, answered, and told that it was the last.
+            None => match timeout(LAST_CALL, conn.parked()).await {
+                Ok(woke) => woke,
+                Err(_) => return Next::Closing,
+            },
         };
         if !woke {
             return if conn.ended { Next::Gone } else { Next::Closing };

@@ -100,6 +100,7 @@ impl ServiceWithDependents for AcceptService {
 
 async fn accept(socket: tokio::net::TcpListener, listener: Arc<Listener>, gate: Arc<Gate<Filters>>) {
     let mut drain = gate.shared.drain.watch();
+    let _held = gate.shared.drain.hold();
     let places = Arc::new(Semaphore::new(listener.max_connections));
     loop {
         // Beyond the limit clients wait in the kernel's queue: they are served as soon as others leave.
@@ -107,12 +108,19 @@ async fn accept(socket: tokio::net::TcpListener, listener: Arc<Listener>, gate: 
             Ok(place) => place,
             Err(_) => {
                 log::warn!("{}: {} connections, the limit; new ones wait", listener.address, listener.max_connections);
-                let Ok(place) = places.clone().acquire_owned().await else { return };
-                place
+                tokio::select! {
+                    place = places.clone().acquire_owned() => match place {
+                        Ok(place) => place,
+                        Err(_) => return,
+                    },
+                    _ = drain.wait_for(|draining| *draining) => return,
+                }
             }
         };
         let accepted = tokio::select! {
+            biased;
             accepted = socket.accept() => accepted,
+            // Whoever waits in the kernel's queue is accepted first: a closed listener would reset them.
             _ = drain.wait_for(|draining| *draining) => return,
         };
         match accepted {
@@ -151,7 +159,7 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, listener: Arc<Listener>, g
                 Conn::new(Box::new(stream), facts)
             }
             Ok(Err(Unmade::UnknownName(sni))) => return log_unknown_name(peer, &sni, &gate.shared),
-            Ok(Err(Unmade::Plain(tcp))) => return Box::pin(answer_plain(tcp)).await,
+            Ok(Err(Unmade::Plain(tcp))) => return Box::pin(answer_plain(tcp, peer, &gate.shared)).await,
             Ok(Err(Unmade::Failed(error))) => return log::debug!("{peer}: TLS handshake: {error}"),
             Err(_) => return log::debug!("{peer}: TLS handshake: not complete in time"),
         }
@@ -177,10 +185,15 @@ fn log_unknown_name(peer: SocketAddr, sni: &str, shared: &Shared) {
     shared.log.write(&Record { client, sni: Some(sni), reason: Some("unknown_sni"), ..Record::empty(&id, SystemTime::now()) });
 }
 
-async fn answer_plain(mut tcp: TcpStream) {
+async fn answer_plain(mut tcp: TcpStream, peer: SocketAddr, shared: &Shared) {
+    let id = shared.request_ids.next();
+    let client = peer.ip().to_canonical();
+    shared.log.write(&Record { client, status: 400, reason: Some("plain_on_tls"), ..Record::empty(&id, SystemTime::now()) });
     let body = "This port speaks HTTPS: ask for https://… instead.\n";
-    let head =
-        format!("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nX-Request-Id: {id}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     let answer = async {
         tcp.write_all((head + body).as_bytes()).await?;
         tcp.shutdown().await?;

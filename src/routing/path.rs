@@ -143,6 +143,24 @@ fn hex(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
+/// A segment or label with its escapes decoded: how names of users and apps are looked up.
+pub fn decode(segment: &str) -> Cow<'_, str> {
+    if !segment.contains('%') {
+        return Cow::Borrowed(segment);
+    }
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            // A normal path has only whole escapes.
+            b'%' => bytes.extend(rest.next().and_then(hex).zip(rest.next().and_then(hex)).map(|(high, low)| high << 4 | low)),
+            _ => bytes.push(byte),
+        }
+    }
+    // What is no text is no name either.
+    String::from_utf8(bytes).map_or(Cow::Borrowed(segment), Cow::Owned)
+}
+
 fn escape(out: &mut String, byte: u8) {
     const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     out.push('%');

@@ -215,3 +215,22 @@ fn other_cookies_may_hold_anything() {
         assert!(response.text().contains("Cookie: n=J\u{fc}rgen\n"), "{}", response.text());
     }
 }
+
+#[test]
+fn an_interim_answer_is_no_answer() {
+    let dies = Origin::new(|_| Reply::RawClose(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec()));
+    let good = Origin::named("good");
+    let proxy = Proxy::with_site(&format!("backends: ['{}', '{}']\nhealth_check: off\n", dies.address, good.address));
+    for (method, status) in [("GET", 200), ("GET", 200), ("POST", 502)] {
+        for _ in 0..2 {
+            let mut client = Client::plain(proxy.address());
+            client.send(format!("{method} /{method} HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 0\r\n\r\n"));
+            let mut response = client.response(false);
+            while response.status < 200 {
+                response = client.response(false);
+            }
+            assert!(response.status == status || (response.status == 200 && response.text() == "good"), "{method}: {}", response.status);
+        }
+    }
+    assert_eq!(proxy.wait_access(|line| line["status"] == 502)["reason"], "backend_closed");
+}

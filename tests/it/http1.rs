@@ -427,3 +427,36 @@ fn a_client_that_takes_nothing_is_cut_off_and_frees_its_backend() {
     freed.recv_timeout(std::time::Duration::from_secs(20)).expect("the backend is let go");
     assert_eq!(proxy.wait_target("/all")["reason"], "client_gone");
 }
+
+#[test]
+fn a_204_has_neither_length_nor_chunks() {
+    let origin = Origin::new(|_| Reply::Raw(b"HTTP/1.1 204 No\r\nContent-Length: 0\r\nX-Kept: 1\r\n\r\n".to_vec()));
+    let proxy = Proxy::with_site(&format!("backends: ['{}']\n", origin.address));
+    let mut client = Client::plain(proxy.address());
+    for _ in 0..2 {
+        let response = client.request("GET", "shop.test", "/", "", b"");
+        assert_eq!(
+            (response.status, response.header("content-length"), response.header("transfer-encoding"), response.header("x-kept")),
+            (204, String::new(), String::new(), "1".into())
+        );
+    }
+}
+
+/// What is safe to repeat is repeated whole: the second backend gets every byte.
+#[test]
+fn a_body_is_whole_at_the_second_backend() {
+    let count = || Origin::new(|request| Reply::text(request.body.iter().map(|b| u64::from(*b)).sum::<u64>().to_string()));
+    let (dead, alive) = (count(), count());
+    dead.die();
+    let proxy = Proxy::with_site(&format!("backends: ['{}', '{}']\nhealth_check: off\nsticky: true\n", dead.address, alive.address));
+    let body: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
+    let sum: u64 = body.iter().map(|b| u64::from(*b)).sum();
+    let mut moved = 0;
+    for _ in 0..2 {
+        let response = Client::plain(proxy.address()).request("POST", "shop.test", "/sum", "", &body);
+        assert_eq!(response.text(), sum.to_string());
+        assert!(response.header("set-cookie").starts_with("srv_"), "the cookie is the second backend's");
+        moved += proxy.wait_target("/sum")["attempts"].as_u64().unwrap();
+    }
+    assert!(moved >= 2);
+}

@@ -156,3 +156,50 @@ fn what_a_reload_cannot_change_is_named() {
     let said = proxy.reload();
     assert!(said.contains("only a restart puts it in force: listeners, threads"), "{said}");
 }
+
+#[test]
+fn a_kept_site_keeps_its_own_backends_and_domains() {
+    let (one, two) = (Origin::named("one"), Origin::named("two"));
+    let site = |domains: &str, origin: &Origin| format!("domains: [{domains}]\nbackends: ['{}']\n", origin.address);
+    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/m.yaml", &site("a.test, x.test", &one))]);
+    // Broken, while its name and one of its domains are given to others.
+    proxy.write("main.yaml", &format!("{PLAIN}backend_groups: {{ m: {{ backends: ['{}'] }} }}\n", two.address));
+    proxy.write("sites.d/m.yaml", "domains: [a.test]\nnonsense: 1\n");
+    proxy.write("sites.d/c.yaml", &site("x.test, c.test", &two));
+    let said = proxy.reload();
+    assert!(
+        said.contains("site m has errors: its last good version stays") && said.contains("`x.test` belongs to another site already"),
+        "{said}"
+    );
+    for host in ["a.test", "x.test"] {
+        assert_eq!(get(proxy.address(), host, "/", "").text(), "one", "{host}");
+    }
+    proxy.write("sites.d/m.yaml", &site("a.test", &one).replace("backends", "name: other\nbackends"));
+    let said = proxy.reload();
+    assert!(!said.contains("error"), "{said}");
+    assert_eq!(
+        (get(proxy.address(), "a.test", "/", "").text(), get(proxy.address(), "x.test", "/", "").text()),
+        ("one".into(), "two".into())
+    );
+}
+
+#[test]
+fn reloads_do_not_disturb_http2_over_tls() {
+    let origin = Origin::named("ok");
+    let ca = crate::actors::Ca::new();
+    let directory = tempfile::TempDir::new().unwrap();
+    ca.issue(directory.path(), "shop", &["shop.test"]);
+    let main = "listeners: [{ address: '127.0.0.1:0', tls: true }]\naccess_log: off\nsites: sites.d/*.yaml\n";
+    let site = format!("domains: [shop.test]\ntls: {{ cert: ../shop.pem, key: ../shop.key }}\nbackends: ['{}']\n", origin.address);
+    let proxy = Proxy::start_in(directory, &[("main.yaml", main), ("sites.d/shop.yaml", &site)]);
+    let config = crate::actors::tls_config(ca.roots(), &["h2"], rustls::ALL_VERSIONS);
+    let h2 = crate::actors::H2::tls(proxy.address(), "shop.test", std::sync::Arc::new(config));
+    for _ in 0..5 {
+        for _ in 0..20 {
+            assert_eq!(h2.request("GET", "https://shop.test/", &[], &[]).unwrap().text(), "ok");
+        }
+        proxy.reload();
+    }
+    assert!(h2.request("GET", "https://unknown.test/", &[], &[]).is_err(), "only this stream is reset");
+    assert_eq!(h2.request("GET", "https://shop.test/", &[], &[]).unwrap().text(), "ok");
+}

@@ -151,3 +151,28 @@ fn odd_targets_are_escaped_and_endless_ones_refused() {
     assert_eq!(get(proxy.address(), "shop.test", &long, "").status, 414);
     assert_eq!(get(proxy.address(), "shop.test:80.evil.test", "/", "").status, 400);
 }
+
+#[test]
+fn a_user_is_found_however_the_name_is_escaped() {
+    let (node, panel) = (Origin::named("node"), Origin::named("panel"));
+    let main = format!(
+        "{PLAIN}backend_groups:\n  node: {{ backends: ['{}'] }}\n  panel: {{ backends: ['{}'] }}\nusers: users.yaml\n",
+        node.address, panel.address
+    );
+    let site = "domains: [p.test]\nroutes:\n  - { path: '/{user}/{app}/', users: true, strip: '/{user}' }\n  - { path: /, group: panel }\n";
+    let users = "users:\n  u@x.org: { pma: node }\n  j\u{f6}rg: { 'a b+c': node }\n";
+    let proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/p.yaml", site), ("users.yaml", users)]);
+    for (target, group, received) in [
+        ("/u@x.org/pma/", "node", "/pma/"),
+        ("/u%40x.org/pma/", "node", "/pma/"),
+        ("/j%c3%b6rg/a%20b+c/", "node", "/a%20b+c/"),
+        ("/j%C3%B6rg/a%20b%2Bc/", "node", "/a%20b%2Bc/"),
+        ("/u%2540x.org/pma/", "panel", "/u%2540x.org/pma/"),
+        ("/u@x.org%2Fpma/", "panel", "/u@x.org%2Fpma/"),
+        ("/%ff/pma/", "panel", "/%FF/pma/"),
+    ] {
+        assert_eq!(get(proxy.address(), "p.test", target, "").text(), group, "{target}");
+        let origin = if group == "node" { &node } else { &panel };
+        assert_eq!(origin.request().target, received, "{target}");
+    }
+}

@@ -60,3 +60,70 @@ fn the_drain_timeout_and_a_second_signal_end_it() {
         assert!(proxy.events().contains("cut"), "{}", proxy.events());
     }
 }
+
+/// Clients that keep their connections busy while the process stops: each request that was sent gets its answer, the
+/// last one with `Connection: close`.
+#[test]
+fn a_request_that_races_the_stop_is_answered() {
+    let origin = Origin::named("ok");
+    let mut proxy = Proxy::with_site(&format!("backends: ['{}']\n", origin.address));
+    let address = proxy.address();
+    let (begun, all_begun) = channel();
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let begun = begun.clone();
+            std::thread::spawn(move || {
+                let mut client = Client::plain(address);
+                let mut count = 0;
+                loop {
+                    let response = client.request("GET", "shop.test", "/", "", b"");
+                    assert_eq!(response.text(), "ok");
+                    count += 1;
+                    if count == 3 {
+                        begun.send(()).unwrap();
+                    }
+                    if response.header("connection") == "close" {
+                        return count;
+                    }
+                    std::thread::park_timeout(std::time::Duration::from_millis(2));
+                }
+            })
+        })
+        .collect();
+    (0..20).for_each(|_| all_begun.recv_timeout(std::time::Duration::from_secs(10)).unwrap());
+    proxy.signal(Signal::SIGTERM);
+    for client in clients {
+        assert!(client.join().unwrap() >= 3);
+    }
+    assert_eq!(proxy.wait_exit(), Some(0));
+    assert!(proxy.events().contains("every connection has finished"));
+}
+
+#[test]
+fn http2_streams_finish_and_the_connection_says_goodbye() {
+    let (go, wait) = channel::<()>();
+    let (arrived, arrivals) = channel();
+    let script = std::sync::Mutex::new((arrived, wait));
+    let origin = Origin::new(move |request| {
+        if request.target == "/slow" {
+            let script = script.lock().unwrap();
+            script.0.send(()).unwrap();
+            script.1.recv().unwrap();
+        }
+        Reply::text(request.target.clone())
+    });
+    let mut proxy = Proxy::with_site(&format!("backends: ['{}']\nhealth_check: off\n", origin.address));
+    let h2 = crate::actors::H2::plain(proxy.address());
+    assert_eq!(h2.request("GET", "http://shop.test/first", &[], &[]).unwrap().text(), "/first");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| h2.request("GET", "http://shop.test/slow", &[], &[]));
+        arrivals.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        proxy.signal(Signal::SIGTERM);
+        proxy.wait_event("stopping");
+        go.send(()).unwrap();
+        assert_eq!(slow.join().unwrap().unwrap().text(), "/slow");
+    });
+    assert_eq!(proxy.wait_exit(), Some(0), "the connection ends by GOAWAY, or the process would wait for it");
+    assert!(proxy.events().contains("every connection has finished"), "{}", proxy.events());
+    assert!(h2.request("GET", "http://shop.test/after", &[], &[]).is_err());
+}

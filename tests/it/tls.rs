@@ -135,4 +135,6 @@ fn a_refused_name_is_logged_and_plain_http_is_answered() {
     let mut plain = Client::plain(proxy.address());
     let response = plain.request("GET", "a.test", "/", "", b"");
     assert!(response.status == 400 && response.text().contains("https://"), "{}", response.text());
+    let line = proxy.wait_access(|line| line["reason"] == "plain_on_tls");
+    assert_eq!(line["request_id"].as_str(), Some(response.header("x-request-id").as_str()));
 }

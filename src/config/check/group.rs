@@ -59,6 +59,7 @@ pub(super) struct Written<'a> {
     pub(super) health_check: Option<&'a Short<raw::HealthCheck>>,
     pub(super) sticky: Option<&'a Short<raw::Sticky>>,
     pub(super) timeouts: raw::Timeouts,
+    pub(super) of_site: bool,
 }
 
 pub(super) fn check_all(raw: &BTreeMap<String, raw::Group>, defaults: &Defaults<'_>, at: &At<'_>, report: &mut Report) -> Vec<Group> {
@@ -70,6 +71,7 @@ pub(super) fn check_all(raw: &BTreeMap<String, raw::Group>, defaults: &Defaults<
             health_check: group.health_check.as_ref(),
             sticky: group.sticky.as_ref(),
             timeouts: group.timeouts.unwrap_or_default(),
+            of_site: false,
         };
         (written, at.key(name))
     });
@@ -100,6 +102,7 @@ pub(super) fn check(group: &Written<'_>, defaults: &Defaults<'_>, at: &At<'_>, r
     }
     Group {
         name: group.name.to_owned(),
+        of_site: group.of_site,
         sticky: sticky(group, &at.key("sticky"), report),
         health_check: health_check(group.health_check, defaults.health_check.clone(), &at.key("health_check"), report),
         timeouts: timeouts(&group.timeouts, &at.key("timeouts"), report).or(defaults.timeouts),

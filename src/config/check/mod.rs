@@ -6,7 +6,7 @@ mod listener;
 mod site;
 mod users;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::read::read;
 use super::source::{files_of, read_document, relative_to};
 use super::tree::Document;
 use super::{AccessLog, Config, Group, GroupId, LogFormat, LogTarget, Previous, Secret, Site, Target, Timeouts, UnknownHost};
+use crate::routing::host::HostPattern;
 use at::At;
 
 /// Groups of the main file by name, for routes and users that refer to them.
@@ -95,7 +96,8 @@ fn paths_of(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report:
             Err(why) => report.push(at.index(index).error(why)),
         }
     }
-    paths.dedup();
+    let mut seen = HashSet::new();
+    paths.retain(|path| seen.insert(path.clone()));
     paths
 }
 
@@ -126,6 +128,12 @@ fn check_sites(
     report: &mut Report,
 ) -> Vec<site::Checked> {
     let mut sites: Vec<_> = files.into_iter().filter_map(|file| site::check(file, previous, context)).collect();
+    for (checked, _) in sites.iter_mut().filter(|(_, own)| own.has_errors()) {
+        // It will stay as it was, and so has the domains that it had.
+        let Some(old) = previous.iter().find(|old| old.path == checked.site.path) else { continue };
+        checked.site.domains.clone_from(&old.domains);
+        checked.domain_places = vec![checked.place.clone(); old.domains.len()];
+    }
     let owners = owners(&sites, previous);
     let mut names: HashMap<String, Place> = HashMap::new();
     for (index, (checked, own)) in sites.iter_mut().enumerate() {
@@ -136,7 +144,7 @@ fn check_sites(
         names.entry(checked.site.name.clone()).or_insert_with(|| checked.place.clone());
         for (pattern, place) in checked.site.domains.iter().zip(&checked.domain_places) {
             match owners.get(&pattern.key()) {
-                Some((owner, kept)) if *owner != index || !same_place(kept, place) => own.push(
+                Some((owner, kept)) if *owner != index || (!own.has_errors() && !same_place(kept, place)) => own.push(
                     Diagnostic::error(place.clone(), format!("`{}` belongs to another site already", pattern.key()))
                         .with_related(kept.clone(), "the site that keeps it names it here")
                         .with_help("a domain belongs to one site: remove it from one of them"),
@@ -316,8 +324,17 @@ pub fn keep_last_good(config: &mut Config, previous: &Previous) -> Vec<String> {
         };
         let Some(good) = previous.sites.iter().find(|site| site.path == path && !site.routes.is_empty()) else { continue };
         let Some(restored) = restore(good, &previous.groups, &mut config.groups) else { continue };
+        // What others were given meanwhile stays with them.
+        let taken = |domain: &HostPattern| {
+            config
+                .sites
+                .iter()
+                .enumerate()
+                .any(|(other, site)| other != index && site.domains.iter().any(|theirs| theirs.key() == domain.key()))
+        };
+        let domains = restored.domains.iter().filter(|domain| !taken(domain)).cloned().collect();
         if let Some(slot) = config.sites.get_mut(index) {
-            *slot = restored;
+            *slot = Site { domains, name: name.clone(), ..restored };
             kept.push(name);
         }
     }
@@ -327,17 +344,18 @@ pub fn keep_last_good(config: &mut Config, previous: &Previous) -> Vec<String> {
 /// A good site names its groups by number: the numbers are found anew. `None`: a group that it needs is gone.
 fn restore(good: &Site, old_groups: &[Group], groups: &mut Vec<Group>) -> Option<Site> {
     let mut site = good.clone();
+    let mut own = None;
     for route in &mut site.routes {
         let Target::Group(id) = &mut route.target else { continue };
         let old = old_groups.get(id.0 as usize)?;
-        let position = groups.iter().position(|group| group.name == old.name);
-        let position = match position {
-            Some(position) => position,
-            None if old.name == good.name => {
+        let position = if old.of_site {
+            // Its own backends come back with it, whatever else has their name now.
+            *own.get_or_insert_with(|| {
                 groups.push(old.clone());
                 groups.len() - 1
-            }
-            None => return None,
+            })
+        } else {
+            groups.iter().position(|group| !group.of_site && group.name == old.name)?
         };
         *id = GroupId(u32::try_from(position).ok()?);
     }

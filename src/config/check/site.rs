@@ -212,7 +212,15 @@ impl Checker<'_> {
         if wanted == Some(true) && !secure {
             report.push(self.at.key("https_redirect").error("`https_redirect` needs `tls`"));
         }
-        if !secure || wanted == Some(false) {
+        let redirects = secure && wanted != Some(false);
+        match self.raw.https_port {
+            Some(0) => report.push(self.at.key("https_port").error("`https_port` is a number from 1 to 65535")),
+            Some(_) if !redirects => {
+                report.push(self.at.key("https_port").error("`https_port` has no effect: nothing is redirected to HTTPS"))
+            }
+            Some(_) | None => {}
+        }
+        if !redirects {
             return None;
         }
         self.raw.https_port.or(self.context.tls_port)
@@ -254,6 +262,7 @@ impl Checker<'_> {
             health_check: raw.health_check.as_ref(),
             sticky: raw.sticky.as_ref(),
             timeouts: raw::Timeouts::default(),
+            of_site: true,
         };
         Some(group::check(&written, self.context.defaults, self.at, report))
     }

@@ -8,7 +8,6 @@ use super::super::read::read;
 use super::super::tree::Document;
 use super::at::hint;
 use super::{At, GroupNames};
-use crate::routing::path::normalize;
 use crate::routing::users::UserTable;
 
 pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut Report) -> UserTable {
@@ -29,7 +28,7 @@ pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut 
             if app.role == *name {
                 report.push(at.key(name).key("role").error(format!("the app `{name}` and its role have the same name")));
             }
-            table.add_app(&as_in_path(name), &app.role);
+            table.add_app(name, &app.role);
         }
     }
     let words: HashSet<&str> =
@@ -43,7 +42,7 @@ pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut 
                 );
                 continue;
             }
-            if name.is_empty() || name.contains('/') {
+            if !fits_into_a_path(name) {
                 report.push(at.key(name).error(format!("`{name}` is no user: it must fit into one segment of a path")));
             }
             users.insert(name.clone(), at.place_of_key(name));
@@ -56,7 +55,7 @@ pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut 
                 }
             }
             let placements = row.iter().filter_map(|(word, group)| match groups.get(group) {
-                Some(id) => Some((as_in_path(word), id.0)),
+                Some(id) => Some((word.as_str(), id.0)),
                 None => {
                     let diagnostic = at.key(name).key(word).error(format!("no backend group is named `{group}`"));
                     report.push(hint(diagnostic, did_you_mean(group, groups.keys().map(String::as_str))));
@@ -64,14 +63,14 @@ pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut 
                 }
             });
             let placements: Vec<_> = placements.collect();
-            table.add_user(&as_in_path(name), placements.iter().map(|(word, group)| (word.as_str(), *group)));
+            table.add_user(name, placements.iter().copied());
         }
     }
     table.shrink();
     table
 }
 
-/// A name as it stands in a normal path: `é` is looked up as `%C3%A9`.
-fn as_in_path(name: &str) -> String {
-    normalize(format!("/{name}").as_bytes()).map_or_else(|_| name.to_owned(), |path| path.trim_matches('/').to_owned())
+/// Names are looked up decoded: `ü` and `%C3%BC` in a path are the user `ü`. A `/` never gets there.
+fn fits_into_a_path(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '\0'])
 }
