@@ -112,7 +112,13 @@ impl Group {
         }
         let next = self.next(false, tried, now);
         let next = if next.is_none() && self.has_backups { self.next(true, tried, now) } else { next };
-        next.map(|backend| Pick { backend, stuck: false })
+        next.or_else(|| self.trial(tried, now)).map(|backend| Pick { backend, stuck: false })
+    }
+
+    /// The last resort before a 503: a backend that refused a connection a while ago may be back.
+    fn trial(&self, tried: &[u16], now: Now) -> Option<u16> {
+        let mut backends = (0..).zip(&self.backends).filter(|(index, _)| !tried.contains(index));
+        backends.find(|(_, backend)| backend.state.may_be_tried(now)).map(|(index, _)| index)
     }
 
     fn next(&self, backup: bool, tried: &[u16], now: Now) -> Option<u16> {

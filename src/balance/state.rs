@@ -8,6 +8,9 @@ use once_cell::sync::Lazy;
 /// How long a backend that refused a connection stays out when no health check lets it in again.
 pub const EJECTION: Duration = Duration::from_secs(10);
 
+/// How often a request may try a backend that is out while no other is left, in milliseconds.
+const TRIAL: u64 = 1_000;
+
 /// Milliseconds since the process started: a point in time that fits into an atomic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now(pub u64);
@@ -26,16 +29,26 @@ pub struct BackendState {
     healthy: AtomicBool,
     /// By traffic: it refused a connection and is out until then.
     ejected_until: AtomicU64,
+    /// When it was last asked while it was out.
+    asked_at: AtomicU64,
     in_flight: AtomicU32,
 }
 
 impl Default for BackendState {
     fn default() -> Self {
-        Self { healthy: AtomicBool::new(true), ejected_until: AtomicU64::new(0), in_flight: AtomicU32::new(0) }
+        Self { healthy: AtomicBool::new(true), ejected_until: AtomicU64::new(0), asked_at: AtomicU64::new(0), in_flight: AtomicU32::new(0) }
     }
 }
 
 impl BackendState {
+    /// Whether a request may try a backend that is out, because no other is left: once in a while, if no probe has
+    /// found it unhealthy. A backend that restarts is then back within `TRIAL`, not at the next probe.
+    pub fn may_be_tried(&self, now: Now) -> bool {
+        let asked = self.asked_at.load(Ordering::Relaxed);
+        let due = self.is_healthy() && asked.saturating_add(TRIAL) <= now.0;
+        due && self.asked_at.compare_exchange(asked, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     /// Healthy and not ejected.
     pub fn is_eligible(&self, now: Now) -> bool {
         self.healthy.load(Ordering::Relaxed) && self.ejected_until.load(Ordering::Relaxed) <= now.0
@@ -52,11 +65,12 @@ impl BackendState {
 
     /// The backend refused a connection. `true` if it was not out yet.
     pub fn eject(&self, now: Now) -> bool {
+        self.asked_at.store(now.0, Ordering::Relaxed);
         let until = now.0.saturating_add(u64::try_from(EJECTION.as_millis()).unwrap_or(u64::MAX));
         self.ejected_until.swap(until, Ordering::Relaxed) <= now.0
     }
 
-    /// A probe connected: whatever made it refuse is over. `true` if it was out.
+    /// A probe or a request connected: whatever made it refuse is over. `true` if it was out.
     pub fn readmit(&self) -> bool {
         self.ejected_until.swap(0, Ordering::Relaxed) > Now::read().0
     }

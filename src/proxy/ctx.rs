@@ -157,6 +157,16 @@ impl Ctx {
         });
     }
 
+    /// The attempt has a new connection, so its backend takes connections.
+    pub fn connected(&mut self) {
+        self.attempts.connect = self.attempts.began.map(|began| began.elapsed());
+        if let Some(backend) = self.backend()
+            && backend.state.readmit()
+        {
+            log::info!("backend {} accepts connections again", backend.address);
+        }
+    }
+
     /// Whether a backend is left that no attempt was made at.
     pub fn may_try_again(&self) -> bool {
         self.group().is_some_and(|group| self.attempts.tried.len() < group.backends().len())

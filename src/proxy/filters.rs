@@ -98,7 +98,7 @@ impl ProxyHttp for Filters {
         ctx: &mut Ctx,
     ) -> Result<()> {
         if !reused {
-            ctx.attempts.connect = ctx.attempts.began.map(|began| began.elapsed());
+            ctx.connected();
         }
         Ok(())
     }

@@ -117,7 +117,7 @@ async fn connect(shared: &Arc<Shared>, request: &RequestHeader, ctx: &mut Ctx) -
         let peer = next_peer(request, ctx)?;
         match shared.connector.new_stream(&peer).await {
             Ok(stream) => {
-                ctx.attempts.connect = ctx.attempts.began.map(|began| began.elapsed());
+                ctx.connected();
                 return Ok(stream);
             }
             Err(mut error) => {

@@ -234,3 +234,20 @@ fn an_interim_answer_is_no_answer() {
     }
     assert_eq!(proxy.wait_access(|line| line["status"] == 502)["reason"], "backend_closed");
 }
+
+#[test]
+fn the_only_backend_is_back_within_seconds() {
+    let a = Origin::named("A");
+    let proxy = Proxy::with_site(&format!("backends: ['{}']\nhealth_check: off\n", a.address));
+    assert_eq!(bodies(&proxy, 1), "A");
+    a.die();
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").status, 502);
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").status, 503, "it is not asked by every request");
+    a.revive();
+    let began = std::time::Instant::now();
+    while get(proxy.address(), "shop.test", "/", "").status != 200 {
+        assert!(began.elapsed().as_secs() < 5, "long before the ten seconds of its ejection are over");
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(bodies(&proxy, 3), "AAA");
+}
