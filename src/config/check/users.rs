@@ -13,7 +13,8 @@ use crate::routing::users::UserTable;
 pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut Report) -> UserTable {
     let mut table = UserTable::default();
     let mut apps: HashMap<String, Place> = HashMap::new();
-    let mut users: HashMap<String, Place> = HashMap::new();
+    // Places are found when there is something to say: finding one walks through the file.
+    let mut users: HashMap<&str, &Document> = HashMap::new();
     let mut documents = documents;
     let files: Vec<raw::Users> = documents.iter_mut().map(|document| read(document, report)).collect();
     // Apps first: a row may use an app that another file declares.
@@ -36,16 +37,18 @@ pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut 
     for (file, document) in files.iter().zip(&documents) {
         let at = At::root(document).key("users");
         for (name, row) in &file.users {
-            if let Some(first) = users.get(name) {
+            if let Some(first) = users.get(name.as_str()) {
                 report.push(
-                    at.key(name).error(format!("the user `{name}` is given twice")).with_related(first.clone(), "the first row is here"),
+                    at.key(name)
+                        .error(format!("the user `{name}` is given twice"))
+                        .with_related(At::root(first).key("users").place_of_key(name), "the first row is here"),
                 );
                 continue;
             }
             if !fits_into_a_path(name) {
                 report.push(at.key(name).error(format!("`{name}` is no user: it must fit into one segment of a path")));
             }
-            users.insert(name.clone(), at.place_of_key(name));
+            users.insert(name, document);
             for word in row.keys().filter(|word| !words.contains(word.as_str())) {
                 // An app needs no declaration, but one that is nearly a known word is a slip of the pen.
                 if let Some(meant) = did_you_mean(word, words.iter().copied()) {
