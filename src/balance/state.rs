@@ -1,6 +1,6 @@
 //! The live state of a backend: what health checks and traffic have found out. It outlives a configuration.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
@@ -31,12 +31,11 @@ pub struct BackendState {
     ejected_until: AtomicU64,
     /// When it was last asked while it was out.
     asked_at: AtomicU64,
-    in_flight: AtomicU32,
 }
 
 impl Default for BackendState {
     fn default() -> Self {
-        Self { healthy: AtomicBool::new(true), ejected_until: AtomicU64::new(0), asked_at: AtomicU64::new(0), in_flight: AtomicU32::new(0) }
+        Self { healthy: AtomicBool::new(true), ejected_until: AtomicU64::new(0), asked_at: AtomicU64::new(0) }
     }
 }
 
@@ -73,17 +72,5 @@ impl BackendState {
     /// A probe or a request connected: whatever made it refuse is over. `true` if it was out.
     pub fn readmit(&self) -> bool {
         self.ejected_until.swap(0, Ordering::Relaxed) > Now::read().0
-    }
-
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    pub fn begin(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

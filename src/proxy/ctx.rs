@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use http::Version;
 
-use crate::balance::state::BackendState;
 use crate::balance::{Backend, Group, Pick, Timeouts, Tried};
 use crate::config;
 use crate::decide::{Forward, Verdict};
@@ -51,7 +50,6 @@ pub struct Attempts {
     pub tried: Tried,
     pub count: usize,
     pub pick: Option<Pick>,
-    in_flight: Option<InFlight>,
     /// How the last attempt failed.
     pub failure: Option<Failure>,
     /// The request was sent once and lost its connection; it is sent again only once.
@@ -59,15 +57,6 @@ pub struct Attempts {
     pub began: Option<Instant>,
     pub connect: Option<Duration>,
     pub first_byte: Option<Duration>,
-}
-
-/// Counts a request at a backend until it is dropped, however the request ends.
-struct InFlight(Arc<BackendState>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.end();
-    }
 }
 
 impl Ctx {
@@ -151,10 +140,6 @@ impl Ctx {
         self.attempts.tried.push(pick.backend);
         self.attempts.count += 1;
         self.attempts.began = Some(Instant::now());
-        self.attempts.in_flight = self.backend().map(|backend| {
-            backend.state.begin();
-            InFlight(backend.state.clone())
-        });
     }
 
     /// The attempt has a new connection, so its backend takes connections.

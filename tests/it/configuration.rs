@@ -245,3 +245,27 @@ fn a_silent_name_server_does_not_empty_a_group() {
     assert!(loaded.report.render(false).contains("its last known addresses stay"), "{}", loaded.report.render(false));
     assert_eq!(loaded.config.unwrap().groups[0].backends[0].address, address);
 }
+
+/// A search through the file for each row made this take minutes.
+#[test]
+fn a_large_users_table_is_read_in_time_that_grows_with_its_rows() {
+    use portcullis::config::{Previous, load};
+    let directory = tempfile::TempDir::new().unwrap();
+    let main = directory.path().join("main.yaml");
+    std::fs::write(
+        &main,
+        "listeners: [{ address: '127.0.0.1:80' }]\nbackend_groups: { g: { backends: ['127.0.0.1:1'] } }\nusers: users.yaml\n",
+    )
+    .unwrap();
+    let time = |rows: usize| {
+        let table: String = (0..rows).map(|row| format!("  user{row}: {{ mysql: g }}\n")).collect();
+        std::fs::write(directory.path().join("users.yaml"), format!("users:\n{table}")).unwrap();
+        let began = std::time::Instant::now();
+        assert_eq!(load(&main, &Previous::default()).config.unwrap().users.len(), rows);
+        began.elapsed()
+    };
+    time(1_000);
+    let (few, many) = (time(4_000), time(40_000));
+    // Ten times the rows: ten times the time, and a hundred times if each is searched for.
+    assert!(many < few * 40, "{few:?} for 4,000 rows, {many:?} for 40,000");
+}

@@ -45,7 +45,7 @@ impl<'a> Defaults<'a> {
     pub(super) fn new(raw: &raw::Defaults, previous: &'a [Group], at: &At<'_>, report: &mut Report) -> Self {
         let built_in = Timeouts { connect: Some(CONNECT), read: Some(READ), send: Some(SEND), websocket_idle: Some(WEBSOCKET_IDLE) };
         let own = timeouts(&raw.timeouts, &at.key("timeouts"), report);
-        let tcp = Some(HealthCheck { kind: CheckKind::Tcp, interval: INTERVAL, timeout: PROBE_TIMEOUT, rise: RISE, fall: FALL });
+        let tcp = Some(tcp_check());
         let health_check = health_check(raw.health_check.as_ref(), tcp, &at.key("health_check"), report);
         Defaults { timeouts: own.or(built_in), health_check, resolve_by: Instant::now() + RESOLVE, previous }
     }
@@ -250,13 +250,18 @@ fn lookup(text: &str) -> Result<Lookup, String> {
 
 // === Health checks and stickiness ===
 
+/// What a group gets that says nothing.
+fn tcp_check() -> HealthCheck {
+    HealthCheck { kind: CheckKind::Tcp, interval: INTERVAL, timeout: PROBE_TIMEOUT, rise: RISE, fall: FALL }
+}
+
 pub(super) fn health_check(
     raw: Option<&Short<raw::HealthCheck>>,
     default: Option<HealthCheck>,
     at: &At<'_>,
     report: &mut Report,
 ) -> Option<HealthCheck> {
-    let tcp = HealthCheck { kind: CheckKind::Tcp, interval: INTERVAL, timeout: PROBE_TIMEOUT, rise: RISE, fall: FALL };
+    let tcp = tcp_check();
     let http = |path: &str, host: Option<String>| CheckKind::Http { path: path.to_owned(), host };
     match raw {
         None => default,
