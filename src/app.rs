@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_lc_rs::rand;
@@ -22,6 +22,7 @@ use crate::observe::access_log::AccessLogger;
 use crate::proxy::listen::{AcceptService, Bound, bind};
 use crate::proxy::{RequestIds, Shared};
 use crate::reload::{Fixed, Reloader, report};
+use crate::resolve;
 use crate::snapshot::current::Current;
 use crate::snapshot::{Carry, compile};
 use crate::tls;
@@ -56,7 +57,7 @@ pub struct Options {
 
 /// Runs the proxy until it is told to stop. A configuration that is refused has been reported on standard error.
 pub fn run(options: Options) -> Result<(), Failure> {
-    let loaded = config::load(&options.config, &config::Previous::default());
+    let loaded = crate::load::load(&options.config, &config::Previous::default());
     report(&loaded);
     let config = accept_loaded(loaded, options.strict).ok_or(Failure::Config)?;
     raise_file_limit();
@@ -75,6 +76,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
         ..ServerConf::default()
     };
     let drain_timeout = config.drain_timeout;
+    let name_servers = config.name_servers.clone();
     let fixed = Fixed::of(&config);
     let tls = tls::Shared::new().map_err(|error| Failure::Start(error.to_string()))?;
     let (health, starts) = HealthChecks::new();
@@ -88,7 +90,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
         connector: TransportConnector::new(None),
     });
     let reloader = Reloader::new(options.config, options.strict, fixed, health, secret, shared.clone());
-    let supervisor = Supervisor { starts: Some(starts), reloader: Arc::new(reloader), addresses, on_ready: options.on_ready };
+    let supervisor = Supervisor { starts: Some(starts), reloader: Arc::new(reloader), addresses, name_servers, on_ready: options.on_ready };
 
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
@@ -204,7 +206,35 @@ struct Supervisor {
     starts: Option<Starts>,
     reloader: Arc<Reloader>,
     addresses: Vec<std::net::SocketAddr>,
+    name_servers: Vec<std::net::SocketAddr>,
     on_ready: Option<OnReady>,
+}
+
+/// How often the files of certificates are looked at, at most.
+const CERTIFICATES: Duration = Duration::from_secs(1);
+/// With many files a look takes time: this much longer is waited than it took.
+const CERTIFICATES_REST: u32 = 50;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Follows the files of certificates, and tells daily of those that end soon.
+async fn follow_certificates(reloader: Arc<Reloader>) {
+    let mut told = None;
+    loop {
+        let (began, tell) = (Instant::now(), told.is_none_or(|told: Instant| told.elapsed() >= DAY));
+        let reloader = reloader.clone();
+        let look = move || {
+            if tell {
+                reloader.warn_of_expiry();
+            }
+            reloader.refresh_certificates();
+        };
+        // Reading files blocks. A panic costs one look.
+        let _ = tokio::task::spawn_blocking(look).await;
+        if tell {
+            told = Some(began);
+        }
+        tokio::time::sleep(CERTIFICATES.max(began.elapsed() * CERTIFICATES_REST)).await;
+    }
 }
 
 #[async_trait]
@@ -213,6 +243,8 @@ impl ServiceWithDependents for Supervisor {
         if let Some(starts) = self.starts.take() {
             tokio::spawn(health::run(starts));
         }
+        tokio::spawn(follow_certificates(self.reloader.clone()));
+        tokio::spawn(resolve::keep_resolved(self.reloader.clone(), self.name_servers.clone()));
         let (Some(mut reload), Some(mut reopen)) = (listen_to(SignalKind::hangup()), listen_to(SignalKind::user_defined1())) else {
             return;
         };

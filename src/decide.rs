@@ -1,14 +1,19 @@
-//! The whole policy as one pure function: a request and a snapshot in, a verdict out.
+//! The whole policy as one pure function: a request and the rules in, a verdict out.
 //!
-//! No socket, no clock, no lock: the data path, and whatever explains or tests it, call the same `decide`.
+//! No socket, no clock, no lock: the data path, `explain` and the tests in site files call the same function.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
-use crate::config::{GroupId, Target, Unknown as Otherwise, UsersRule};
+use http::HeaderMap;
+
+use crate::config::{GroupId, Redirect, Route, Target, Unknown as Otherwise, UsersRule};
+use crate::rewrite::template::Values;
+use crate::routing::conditions::{Asked, Unmet};
 use crate::routing::host::{Captures, normalize_host, port_of};
 use crate::routing::path::{self, BadPath, leading};
 use crate::routing::users::Placed;
-use crate::snapshot::{Route, Snapshot, Unknown};
+use crate::snapshot::{Rules, Site, Unknown};
 
 /// The request as the decision sees it: borrowed, and free of any framework.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +28,12 @@ pub struct RequestView<'a> {
     pub absolute: bool,
     /// The client's connection is encrypted, here or at a trusted proxy.
     pub secure: bool,
+    pub headers: &'a HeaderMap,
+    /// The client's address, after `trusted_proxies`.
+    pub client: IpAddr,
+    /// The name of the listener that took the connection.
+    pub listener: &'a str,
+    pub request_id: &'a str,
 }
 
 /// What becomes of a request.
@@ -31,8 +42,15 @@ pub enum Verdict {
     Forward(Forward),
     Redirect {
         site: u32,
+        /// `None`: the redirect to HTTPS.
+        route: Option<u32>,
         location: String,
         status: u16,
+    },
+    /// The route's own answer.
+    Respond {
+        site: u32,
+        route: u32,
     },
     Refuse {
         site: Option<u32>,
@@ -76,9 +94,12 @@ pub enum Reason {
     BadHost,
     BadPath(BadPath),
     NoRoute,
+    /// Routes for the path take other methods.
+    Method,
     UnknownUser,
     UnknownApp,
     BrokenSite,
+    Maintenance,
     LongTarget,
 }
 
@@ -90,12 +111,36 @@ impl Reason {
             Reason::BadHost => "bad_host",
             Reason::BadPath(_) => "bad_path",
             Reason::NoRoute => "no_route",
+            Reason::Method => "method_not_allowed",
             Reason::UnknownUser => "unknown_user",
             Reason::UnknownApp => "unknown_app",
             Reason::BrokenSite => "broken_site",
+            Reason::Maintenance => "maintenance",
             Reason::LongTarget => "long_target",
         }
     }
+}
+
+/// Why a route whose path matches did not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    Unmet(Unmet),
+    UnknownUser,
+    UnknownApp,
+    /// A plain request goes to HTTPS first.
+    RedirectedToHttps,
+}
+
+/// Follows a decision, for `explain`; the data path does not.
+pub trait Trace {
+    fn lost(&mut self, route: u32, why: Lost);
+}
+
+/// Nobody looks.
+pub struct Untraced;
+
+impl Trace for Untraced {
+    fn lost(&mut self, _: u32, _: Lost) {}
 }
 
 /// What `http::Uri` can hold, with room for a prefix; escaping makes a target up to three times longer.
@@ -105,50 +150,34 @@ const MAX_TARGET: usize = 60_000;
 const ACME_PATH: &str = "/.well-known/acme-challenge/";
 
 /// Decides about a request.
-pub fn decide(snapshot: &Snapshot, request: &RequestView<'_>) -> Verdict {
-    let Some(host) = normalize_host(request.host) else {
-        return Verdict::Refuse { site: None, user: None, status: 400, reason: Reason::BadHost };
-    };
-    let (path, query) = (path_of(request), request.query.map(path::normalize_query).transpose());
-    let found = snapshot.hosts.find(&host);
-    let (site_id, host_captures) = match (found, snapshot.unknown_host) {
+pub fn decide(rules: &Rules, request: &RequestView<'_>) -> Verdict {
+    decide_traced(rules, request, &mut Untraced)
+}
+
+/// Decides about a request and tells which routes lost.
+pub fn decide_traced(rules: &Rules, request: &RequestView<'_>, trace: &mut impl Trace) -> Verdict {
+    let refuse = |site, status, reason| Verdict::Refuse { site, user: None, status, reason };
+    let Some(host) = normalize_host(request.host) else { return refuse(None, 400, Reason::BadHost) };
+    let found = rules.hosts.find(&host).filter(|(site, _)| rules.site(*site).is_some_and(|site| site.answers_on(request.listener)));
+    let (site_id, host_captures) = match (found, rules.unknown_host) {
         (Some(found), _) => found,
         (None, Unknown::Site(site)) => (site, Captures::new()),
         (None, Unknown::Drop) => return Verdict::Drop,
-        (None, Unknown::NotFound) => return Verdict::Refuse { site: None, user: None, status: 404, reason: Reason::UnknownHost },
+        (None, Unknown::NotFound) => return refuse(None, 404, Reason::UnknownHost),
     };
-    let refuse = |status, reason| Verdict::Refuse { site: Some(site_id), user: None, status, reason };
-    let Some(site) = snapshot.site(site_id) else { return refuse(503, Reason::BrokenSite) };
-    if site.routes.is_empty() {
-        return refuse(503, Reason::BrokenSite);
-    }
+    let Some(site) = rules.site(site_id).filter(|site| !site.config.routes.is_empty()) else {
+        return refuse(Some(site_id), 503, Reason::BrokenSite);
+    };
+    let (path, query) = (path_of(request), request.query.map(path::normalize_query).transpose());
     let (path, query) = match (&path, &query) {
         (Ok(path), Ok(query)) => (path.as_ref(), query.as_deref()),
-        (Err(why), _) | (_, Err(why)) => return refuse(400, Reason::BadPath(*why)),
+        (Err(why), _) | (_, Err(why)) => return refuse(Some(site_id), 400, Reason::BadPath(*why)),
     };
     if path.len() + query.map_or(0, str::len) > MAX_TARGET {
-        return refuse(414, Reason::LongTarget);
+        return refuse(Some(site_id), 414, Reason::LongTarget);
     }
-    if let Some(port) = site.https_redirect
-        && !request.secure
-        && !path.starts_with(ACME_PATH)
-    {
-        return https_redirect(site_id, request, &host, port, &with_query(path, query));
-    }
-    let mut reason = Reason::NoRoute;
-    for route_id in site.paths.find(path) {
-        let Some(route) = site.routes.get(route_id as usize) else { continue };
-        let placed = match place(snapshot, route, path, &host_captures) {
-            Ok(placed) => placed,
-            Err((Otherwise::NotFound, reason, user)) => return Verdict::Refuse { site: Some(site_id), user, status: 404, reason },
-            Err((Otherwise::Next, why, _)) => {
-                reason = why;
-                continue;
-            }
-        };
-        return forward(request, Found { site: site_id, route: route_id, rule: route, placed }, path, query);
-    }
-    refuse(404, reason)
+    let decision = Decision { rules, request, site_id, site, host: &host, host_captures: &host_captures, path, query };
+    decision.run(trace)
 }
 
 /// `OPTIONS *` asks about the server as a whole (RFC 9112 section 3.2.4); it goes where `/` goes.
@@ -160,78 +189,178 @@ fn with_query<'a>(path: &'a str, query: Option<&str>) -> Cow<'a, str> {
     query.map_or(Cow::Borrowed(path), |query| Cow::Owned(format!("{path}?{query}")))
 }
 
-fn permanent(method: &str) -> u16 {
-    // 308 keeps method and body; old clients know only 301, which is safe for reading.
-    if matches!(method, "GET" | "HEAD") { 301 } else { 308 }
+/// 307 and 308 keep method and body; old clients know only 301 and 302, which are safe for reading.
+fn redirect_status(method: &str, permanent: bool) -> u16 {
+    match (matches!(method, "GET" | "HEAD"), permanent) {
+        (true, true) => 301,
+        (true, false) => 302,
+        (false, true) => 308,
+        (false, false) => 307,
+    }
 }
 
-fn https_redirect(site: u32, request: &RequestView<'_>, host: &str, port: u16, target: &str) -> Verdict {
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let port = if port != 443 && port_of(request.host).is_some() { format!(":{port}") } else { String::new() };
-    Verdict::Redirect { site, location: format!("https://{host}{port}{target}"), status: permanent(request.method) }
+/// A request whose site is known.
+struct Decision<'a> {
+    rules: &'a Rules,
+    request: &'a RequestView<'a>,
+    site_id: u32,
+    site: &'a Site,
+    host: &'a str,
+    host_captures: &'a [(&'a str, &'a str)],
+    path: &'a str,
+    query: Option<&'a str>,
 }
 
+/// Where a route leads.
 struct Place {
     group: GroupId,
     user: Option<u32>,
     app: Option<u32>,
 }
 
-/// Which group a route leads to: its own, or the one that the users table has.
-fn place<'a>(
-    snapshot: &Snapshot,
-    route: &'a Route,
-    path: &'a str,
-    host_captures: &Captures<'a>,
-) -> Result<Place, (Otherwise, Reason, Option<u32>)> {
-    let rule = match &route.target {
-        Target::Group(group) => return Ok(Place { group: *group, user: None, app: None }),
-        Target::Users(rule) => rule,
-    };
-    let mut captures = Captures::new();
-    route.pattern.capture(path, &mut captures);
-    let captured = |name: &str| captures.iter().chain(host_captures).find(|(key, _)| *key == name).map(|(_, value)| *value);
-    let UsersRule { app, unknown_user, unknown_app } = rule;
-    let user = captured("user").unwrap_or_default();
-    let app = app.as_deref().or_else(|| captured("app")).unwrap_or_default();
-    match snapshot.users.find(&path::decode(user), &path::decode(app)) {
-        Placed::At { user, app, group } => Ok(Place { group: GroupId(group), user: Some(user), app: Some(app) }),
-        Placed::UnknownApp { user } => Err((*unknown_app, Reason::UnknownApp, Some(user))),
-        Placed::UnknownUser => Err((*unknown_user, Reason::UnknownUser, None)),
+impl Decision<'_> {
+    fn run(&self, trace: &mut impl Trace) -> Verdict {
+        let (site, request) = (&self.site.config, self.request);
+        let to_https = site.https_redirect.filter(|_| !request.secure && !self.path.starts_with(ACME_PATH));
+        let closed = site.maintenance.as_ref().is_some_and(|closed| !closed.allow.iter().any(|net| net.contains(&request.client)));
+        if closed && to_https.is_none() {
+            return self.refuse(503, Reason::Maintenance, None);
+        }
+        let asked = Asked { method: request.method, secure: request.secure, headers: request.headers, query: self.query };
+        let mut reason = Reason::NoRoute;
+        for route_id in self.site.paths.find(self.path) {
+            let Some(route) = site.routes.get(route_id as usize) else { continue };
+            // Only what asks for plain requests is not for HTTPS.
+            if to_https.is_some() && (route.conditions.secure != Some(false) || closed) {
+                trace.lost(route_id, Lost::RedirectedToHttps);
+                continue;
+            }
+            if let Some(unmet) = route.conditions.unmet(&asked) {
+                if unmet == Unmet::Method && reason == Reason::NoRoute {
+                    reason = Reason::Method;
+                }
+                trace.lost(route_id, Lost::Unmet(unmet));
+                continue;
+            }
+            match &route.target {
+                Target::Group(group) => return self.forward(route_id, route, Place { group: *group, user: None, app: None }),
+                Target::Users(rule) => match self.place(route, rule) {
+                    Ok(place) => return self.forward(route_id, route, place),
+                    Err((Otherwise::NotFound, why, user)) => return self.refuse(404, why, user),
+                    Err((Otherwise::Next, why, _)) => {
+                        trace.lost(route_id, if why == Reason::UnknownUser { Lost::UnknownUser } else { Lost::UnknownApp });
+                        reason = why;
+                    }
+                },
+                Target::Redirect(redirect) => return self.redirect(route_id, route, redirect),
+                Target::Respond(_) => return Verdict::Respond { site: self.site_id, route: route_id },
+            }
+        }
+        match (to_https, reason) {
+            (Some(port), _) => self.redirect_to_https(port),
+            (None, Reason::Method) => self.refuse(405, reason, None),
+            (None, _) => self.refuse(404, reason, None),
+        }
     }
-}
 
-struct Found<'a> {
-    site: u32,
-    route: u32,
-    rule: &'a Route,
-    placed: Place,
-}
+    fn refuse(&self, status: u16, reason: Reason, user: Option<u32>) -> Verdict {
+        Verdict::Refuse { site: Some(self.site_id), user, status, reason }
+    }
 
-fn forward(request: &RequestView<'_>, found: Found<'_>, path: &str, query: Option<&str>) -> Verdict {
-    let Found { site, route, rule, placed } = found;
-    let Place { group, user, app } = placed;
-    let Some(count) = rule.strip else {
-        let same = !request.absolute && path.as_bytes() == request.path && query.map(str::as_bytes) == request.query;
-        let asterisk = request.path == b"*";
-        let target = (!same && !asterisk).then(|| with_query(path, query).into_owned());
-        // The app of a user is confined to its own paths, also where it knows them itself.
-        let own = user.map(|_| leading(path, rule.pattern.segments().len()).to_owned()).filter(|own| !own.is_empty());
-        let mount = own.map(|app| Mount { prefix: String::new(), app });
-        return Verdict::Forward(Forward { site, route, group, user, app, target, mount });
-    };
-    let prefix = leading(path, count).to_owned();
-    let rest = path.get(prefix.len()..).unwrap_or_default();
-    if rest.is_empty() && count == rule.pattern.segments().len() {
-        // Relative links of the page would lead outside of the app.
-        return Verdict::Redirect {
-            site,
-            location: with_query(&format!("{path}/"), query).into_owned(),
-            status: permanent(request.method),
+    fn redirect_to_https(&self, port: u16) -> Verdict {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_owned() };
+        let port = if port != 443 && port_of(self.request.host).is_some() { format!(":{port}") } else { String::new() };
+        let location = format!("https://{host}{port}{}", with_query(self.path, self.query));
+        Verdict::Redirect { site: self.site_id, route: None, location, status: redirect_status(self.request.method, true) }
+    }
+
+    fn redirect(&self, route_id: u32, route: &Route, redirect: &Redirect) -> Verdict {
+        let mut captures: Captures<'_> = self.host_captures.iter().copied().collect();
+        route.pattern.capture(self.path, &mut captures);
+        let mut location = redirect.to.fill(&self.values(route, &captures));
+        if !redirect.to.has_query() {
+            location = with_query(&location, self.query.filter(|query| !query.is_empty())).into_owned();
+        }
+        // `//` at the start would name another host.
+        if location.starts_with("//") {
+            location = format!("/{}", location.trim_start_matches('/'));
+        }
+        let status = redirect.status.unwrap_or_else(|| redirect_status(self.request.method, false));
+        Verdict::Redirect { site: self.site_id, route: Some(route_id), location: escaped(location), status }
+    }
+
+    fn values<'v>(&'v self, route: &'v Route, captures: &'v [(&'v str, &'v str)]) -> Values<'v> {
+        Values {
+            method: self.request.method,
+            secure: self.request.secure,
+            host: self.host,
+            path: self.path,
+            query: self.query,
+            client: Some(self.request.client),
+            request_id: self.request.request_id,
+            site: &self.site.config.name,
+            route: &route.name,
+            user: "",
+            app: "",
+            group: "",
+            backend: "",
+            headers: self.request.headers,
+            captures,
+        }
+    }
+
+    /// Which group the users table has for the user and app of the request.
+    fn place(&self, route: &Route, rule: &UsersRule) -> Result<Place, (Otherwise, Reason, Option<u32>)> {
+        let mut captures = Captures::new();
+        route.pattern.capture(self.path, &mut captures);
+        let captured = |name: &str| captures.iter().chain(self.host_captures).find(|(key, _)| *key == name).map(|(_, value)| *value);
+        let UsersRule { app, unknown_user, unknown_app } = rule;
+        let user = captured("user").unwrap_or_default();
+        let app = app.as_deref().or_else(|| captured("app")).unwrap_or_default();
+        match self.rules.users.find(&path::decode(user), &path::decode(app)) {
+            Placed::At { user, app, group } => Ok(Place { group: GroupId(group), user: Some(user), app: Some(app) }),
+            Placed::UnknownApp { user } => Err((*unknown_app, Reason::UnknownApp, Some(user))),
+            Placed::UnknownUser => Err((*unknown_user, Reason::UnknownUser, None)),
+        }
+    }
+
+    fn forward(&self, route_id: u32, route: &Route, place: Place) -> Verdict {
+        let Place { group, user, app } = place;
+        let (request, path, query) = (self.request, self.path, self.query);
+        let own = |target, mount| Verdict::Forward(Forward { site: self.site_id, route: route_id, group, user, app, target, mount });
+        let Some(count) = route.strip else {
+            let same = !request.absolute && path.as_bytes() == request.path && query.map(str::as_bytes) == request.query;
+            let asterisk = request.path == b"*";
+            let target = (!same && !asterisk).then(|| with_query(path, query).into_owned());
+            // The app of a user is confined to its own paths, also where it knows them itself.
+            let app = user.map(|_| leading(path, route.pattern.segments().len()).to_owned()).filter(|app| !app.is_empty());
+            return own(target, app.map(|app| Mount { prefix: String::new(), app }));
         };
+        let prefix = leading(path, count).to_owned();
+        let rest = path.get(prefix.len()..).unwrap_or_default();
+        if rest.is_empty() && count == route.pattern.segments().len() {
+            // Relative links of the page would lead outside of the app.
+            return Verdict::Redirect {
+                site: self.site_id,
+                route: Some(route_id),
+                location: with_query(&format!("{path}/"), query).into_owned(),
+                status: redirect_status(request.method, true),
+            };
+        }
+        let rest = if rest.is_empty() { "/" } else { rest };
+        let app_prefix = leading(path, route.pattern.segments().len()).to_owned();
+        own(Some(with_query(rest, query).into_owned()), Some(Mount { prefix, app: app_prefix }))
     }
-    let rest = if rest.is_empty() { "/" } else { rest };
-    let app_prefix = leading(path, rule.pattern.segments().len()).to_owned();
-    let target = Some(with_query(rest, query).into_owned());
-    Verdict::Forward(Forward { site, route, group, user, app, target, mount: Some(Mount { prefix, app: app_prefix }) })
+}
+
+/// A `Location` with what is no part of a URI escaped (RFC 3986 section 2.1).
+fn escaped(location: String) -> String {
+    if location.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return location;
+    }
+    let mut out = String::with_capacity(location.len() + 16);
+    for byte in location.bytes() {
+        if byte.is_ascii_graphic() { out.push(char::from(byte)) } else { path::escape(&mut out, byte) }
+    }
+    out
 }

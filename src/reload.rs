@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::config::{self, Loaded, check::keep_last_good};
+use time::OffsetDateTime;
+
+use crate::config::{self, Loaded, Previous, check::keep_last_good};
 use crate::health::HealthChecks;
 use crate::proxy::Shared;
-use crate::snapshot::{Carry, compile};
+use crate::resolve::Names;
+use crate::snapshot::{Carry, Snapshot, compile, compile_groups};
+use crate::tls::watch::{Change, warn_of_expiry};
 
 pub struct Reloader {
     path: PathBuf,
@@ -30,6 +34,7 @@ pub struct Fixed {
     state_dir: PathBuf,
     sticky_secret: Option<config::Secret>,
     threads: usize,
+    name_servers: Vec<std::net::SocketAddr>,
     drain_timeout: std::time::Duration,
 }
 
@@ -42,6 +47,7 @@ impl Fixed {
             state_dir: config.state_dir.clone(),
             sticky_secret: config.sticky_secret.clone(),
             threads: config.threads,
+            name_servers: config.name_servers.clone(),
             drain_timeout: config.drain_timeout,
         }
     }
@@ -55,6 +61,7 @@ impl Fixed {
             ("state_dir", self.state_dir != other.state_dir),
             ("sticky_secret", self.sticky_secret != other.sticky_secret),
             ("threads", self.threads != other.threads),
+            ("name_servers", self.name_servers != other.name_servers),
             ("drain_timeout", self.drain_timeout != other.drain_timeout),
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
@@ -80,7 +87,7 @@ impl Reloader {
     pub fn reload(&self) -> Outcome {
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.shared.current.pin();
-        let loaded = config::load(&self.path, &old.checked);
+        let loaded = crate::load::load(&self.path, &old.checked);
         report(&loaded);
         let broken = loaded.broken_sites;
         let config = loaded.config.filter(|_| !self.strict || broken.is_empty());
@@ -102,12 +109,58 @@ impl Reloader {
         let carry = Carry { generation: old.generation + 1, health: &self.health, tls: &self.shared.tls, secret: &self.secret };
         let snapshot = compile(config, &carry);
         let generation = snapshot.generation;
-        let sites = snapshot.sites.iter().filter(|site| !site.routes.is_empty()).count();
-        let out = snapshot.sites.len() - sites;
+        let sites = snapshot.rules.sites.iter().filter(|site| !site.config.routes.is_empty()).count();
+        let out = snapshot.rules.sites.len() - sites;
         self.shared.current.publish(snapshot);
         let out = if out == 0 { String::new() } else { format!("; {out} left out") };
         log::info!("reloaded: generation {generation} with {sites} sites is in force{out}");
         if broken.is_empty() { Outcome::Applied } else { Outcome::InPart(broken) }
+    }
+
+    /// The names of backends in force that are resolved, with the addresses that they have.
+    pub fn names(&self) -> Names {
+        let current = self.shared.current.pin();
+        let members = current.checked.groups.iter().flat_map(|group| &group.members).filter(|member| member.resolved);
+        members.map(|member| (member.host.clone(), member.addresses.clone())).collect()
+    }
+
+    /// Puts new addresses of names in force. Nothing else changes, and no file is read.
+    pub fn readdress(&self, names: &Names) {
+        let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.shared.current.pin();
+        let mut groups = old.checked.groups.clone();
+        let mut changed = vec![false; groups.len()];
+        for (group, changed) in groups.iter_mut().zip(&mut changed) {
+            for member in &mut group.members {
+                if let Some(addresses) = names.get(&member.host).filter(|addresses| **addresses != member.addresses) {
+                    member.addresses.clone_from(addresses);
+                    *changed = true;
+                }
+            }
+        }
+        let carry = Carry { generation: old.generation, health: &self.health, tls: &self.shared.tls, secret: &self.secret };
+        let compiled =
+            compile_groups(&groups, &carry, |index| old.groups.get(index).filter(|_| changed.get(index) == Some(&false)).cloned());
+        self.shared.current.publish(Snapshot {
+            generation: old.generation,
+            rules: old.rules.clone(),
+            groups: compiled,
+            checked: Arc::new(Previous { sites: old.checked.sites.clone(), groups, store: old.checked.store.clone() }),
+        });
+    }
+
+    /// Takes over certificates whose files have changed.
+    pub fn refresh_certificates(&self) {
+        for certificates in &self.shared.current.pin().rules.certificates {
+            certificates.refresh().iter().for_each(Change::log);
+        }
+    }
+
+    /// Tells of certificates that end soon.
+    pub fn warn_of_expiry(&self) {
+        for certificates in &self.shared.current.pin().rules.certificates {
+            warn_of_expiry(certificates, OffsetDateTime::now_utc());
+        }
     }
 
     pub fn reopen_log(&self) {

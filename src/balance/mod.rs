@@ -3,20 +3,23 @@
 //! Built on `pingora-load-balancing`: its `LoadBalancer` holds the backends of a group, its `HealthRegistry` their
 //! probes; ours are the selection (`round_robin`), the state of each backend (`state`) and stickiness (`sticky`).
 
+pub mod peer;
 pub mod round_robin;
 pub mod state;
 pub mod sticky;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use pingora::protocols::l4::socket::SocketAddr;
 use pingora_load_balancing::discovery::Static;
 use pingora_load_balancing::{Backends, Extensions, HealthRegistry, LoadBalancer};
 use smallvec::SmallVec;
 
+use crate::config::{Address, HostSent};
+use peer::{Connect, socket_address};
 use round_robin::SmoothRoundRobin;
 use state::{BackendState, Now};
 use sticky::Stickiness;
@@ -27,7 +30,9 @@ pub struct Backend {
     pub name: String,
     /// How the configuration calls it: `app.internal:8080`.
     pub host: String,
-    pub address: SocketAddr,
+    pub address: Address,
+    /// The address as text: what the backend may call itself.
+    pub shown: String,
     pub weight: usize,
     pub backup: bool,
     pub state: Arc<BackendState>,
@@ -40,6 +45,8 @@ pub struct Settings {
     pub stickiness: Option<Stickiness>,
     /// Where the health of the backends is kept; a group without health checks has a registry of its own.
     pub registry: Option<Arc<HealthRegistry>>,
+    pub connect: Connect,
+    pub host: HostSent,
 }
 
 /// Timeouts towards a backend, each for one operation.
@@ -56,6 +63,9 @@ pub struct Group {
     pub name: String,
     pub timeouts: Timeouts,
     pub stickiness: Option<Stickiness>,
+    pub connect: Connect,
+    /// The `Host` that backends see.
+    pub host: HostSent,
     backends: Vec<Backend>,
     by_address: hashbrown::HashMap<SocketAddr, u16, foldhash::fast::RandomState>,
     balancer: LoadBalancer<SmoothRoundRobin>,
@@ -85,7 +95,7 @@ impl Group {
             Some(registry) => Backends::new_with_health_registry(discovery, registry),
             None => Backends::new(discovery),
         };
-        let order: Vec<SocketAddr> = backends.iter().map(|backend| backend.address).collect();
+        let order: Vec<SocketAddr> = backends.iter().map(|backend| socket_address(&backend.address)).collect();
         let balancer = LoadBalancer::from_backends_with_config(view, Some(order));
         // A static discovery is ready at once and never fails.
         let _ = balancer.update().now_or_never();
@@ -93,7 +103,9 @@ impl Group {
             name: settings.name,
             timeouts: settings.timeouts,
             stickiness: settings.stickiness,
-            by_address: (0..).zip(&backends).map(|(index, backend)| (backend.address, index)).collect(),
+            connect: settings.connect,
+            host: settings.host,
+            by_address: (0..).zip(&backends).map(|(index, backend)| (socket_address(&backend.address), index)).collect(),
             has_backups: backends.iter().any(|backend| backend.backup),
             rounds: weights + backends.len(),
             backends,
@@ -126,8 +138,7 @@ impl Group {
             return (only.backup == backup && self.is_eligible(0, tried, now)).then_some(0);
         }
         let fits = |index: u16| self.backend(index).is_some_and(|b| b.backup == backup) && self.is_eligible(index, tried, now);
-        let index_of =
-            |member: &pingora_load_balancing::Backend| member.addr.as_inet().and_then(|address| self.by_address.get(address)).copied();
+        let index_of = |member: &pingora_load_balancing::Backend| self.by_address.get(&member.addr).copied();
         let chosen = self.balancer.select_with(b"", self.rounds, |member, _| index_of(member).is_some_and(fits));
         // Other threads take turns too: one that met only unfit backends must still find the fit one.
         chosen.as_ref().and_then(index_of).or_else(|| (0..).take(self.backends.len()).find(|index| fits(*index)))
@@ -147,11 +158,7 @@ impl Group {
 }
 
 fn as_member(backend: &Backend) -> pingora_load_balancing::Backend {
-    pingora_load_balancing::Backend {
-        addr: pingora::protocols::l4::socket::SocketAddr::Inet(backend.address),
-        weight: backend.weight,
-        ext: Extensions::new(),
-    }
+    pingora_load_balancing::Backend { addr: socket_address(&backend.address), weight: backend.weight, ext: Extensions::new() }
 }
 
 #[cfg(test)]

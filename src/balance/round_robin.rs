@@ -5,10 +5,10 @@
 //! backends behind it in the order get no more than their share.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use pingora::protocols::l4::socket::SocketAddr;
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 
@@ -29,7 +29,7 @@ impl BackendSelection for SmoothRoundRobin {
     type Config = Vec<SocketAddr>;
 
     fn build_with_config(backends: &BTreeSet<Backend>, order: &Self::Config) -> Self {
-        let place = |backend: &Backend| order.iter().position(|address| backend.addr.as_inet() == Some(address));
+        let place = |backend: &Backend| order.iter().position(|address| backend.addr == *address);
         let mut backends: Vec<_> = backends.iter().cloned().collect();
         backends.sort_by_key(place);
         let weights: Vec<usize> = backends.iter().map(|backend| backend.weight).collect();

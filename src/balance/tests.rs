@@ -12,7 +12,8 @@ fn group(spec: &[(usize, bool)], sticky: bool) -> Group {
         .map(|(n, (weight, backup))| Backend {
             name: format!("b{n}"),
             host: format!("b{n}"),
-            address: SocketAddr::from(([127, 0, 0, 1], n)),
+            address: Address::Inet(([127, 0, 0, 1], n).into()),
+            shown: String::new(),
             weight: *weight,
             backup: *backup,
             state: Arc::default(),
@@ -21,7 +22,8 @@ fn group(spec: &[(usize, bool)], sticky: bool) -> Group {
     let timeout = Duration::from_secs(1);
     let stickiness = sticky.then(|| Stickiness::new("srv", None, b"secret", "g", backends.iter().map(|b| b.name.as_str())));
     let timeouts = Timeouts { connect: timeout, read: timeout, send: timeout, websocket_idle: timeout };
-    Group::new(Settings { name: "g".into(), timeouts, stickiness, registry: None }, backends)
+    let connect = Connect::new("g", None, crate::config::Protocol::Http1, None);
+    Group::new(Settings { name: "g".into(), timeouts, stickiness, registry: None, connect, host: HostSent::Keep }, backends)
 }
 
 fn picks(group: &Group, count: usize) -> String {

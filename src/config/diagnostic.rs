@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
@@ -19,6 +19,30 @@ pub enum Severity {
 pub struct Source {
     pub path: PathBuf,
     pub text: String,
+    /// Where lines start, found when a place is first asked for.
+    lines: OnceLock<Vec<usize>>,
+    shared_path: OnceLock<Arc<Path>>,
+}
+
+impl Source {
+    pub fn new(path: PathBuf, text: String) -> Self {
+        Self { path, text, lines: OnceLock::new(), shared_path: OnceLock::new() }
+    }
+
+    /// The path, for many to keep.
+    pub fn shared_path(&self) -> Arc<Path> {
+        self.shared_path.get_or_init(|| self.path.as_path().into()).clone()
+    }
+
+    /// The line of an offset, counted from one, and where it starts.
+    fn line(&self, offset: usize) -> (usize, usize) {
+        let starts = self.lines.get_or_init(|| {
+            let breaks = memchr::memchr_iter(b'\n', self.text.as_bytes());
+            std::iter::once(0).chain(breaks.map(|at| at + 1)).collect()
+        });
+        let line = starts.partition_point(|start| *start <= offset).max(1);
+        (line, starts.get(line - 1).copied().unwrap_or_default())
+    }
 }
 
 /// A place in a file: `span` holds byte offsets into its text.
@@ -31,9 +55,8 @@ pub struct Place {
 impl Place {
     /// Line and column, both counted from one; the column counts characters.
     pub fn line_and_column(&self) -> (usize, usize) {
-        let before = self.source.text.get(..self.span.start).unwrap_or(&self.source.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        let (line, start) = self.source.line(self.span.start);
+        let column = self.source.text.get(start..self.span.start).unwrap_or_default().chars().count() + 1;
         (line, column)
     }
 }

@@ -6,8 +6,13 @@
 
 pub mod check;
 pub mod diagnostic;
+pub mod effective;
+mod group;
+pub mod origin;
+pub mod places;
 mod raw;
 mod read;
+mod site;
 mod source;
 mod tree;
 pub mod units;
@@ -19,12 +24,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::sign::CertifiedKey;
 
-use crate::routing::host::HostPattern;
-use crate::routing::path_table::PathPattern;
 use crate::routing::users::UserTable;
+use crate::tls::store::Store;
 use diagnostic::Report;
+
+pub use group::{Address, Backend, BackendTls, CheckKind, Group, HealthCheck, HostSent, HttpCheck, Member, Protocol, Sticky, Timeouts};
+pub use raw::schema::{Kind as FileKind, reference, schema};
+pub use site::{
+    ErrorPages, Expected, Hsts, Maintenance, Redirect, Respond, RespondBody, Route, Site, SiteCertificates, SiteTls, Target, Test,
+    TestRequest, Unknown, UsersRule,
+};
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -32,6 +42,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub unknown_host: UnknownHost,
     pub trusted_proxies: Vec<IpNet>,
+    /// Who is asked for the names of backends; empty: the system's servers.
+    pub name_servers: Vec<SocketAddr>,
     /// Worker threads.
     pub threads: usize,
     /// The OS user to become once the listeners are bound.
@@ -43,8 +55,14 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Groups of the main file, then those of sites; `GroupId`s count through them.
     pub groups: Vec<Group>,
-    pub sites: Vec<Site>,
-    pub users: UserTable,
+    pub sites: Vec<Arc<Site>>,
+    pub users: Arc<UserTable>,
+    /// Where the users are from.
+    pub users_files: Vec<PathBuf>,
+    /// The certificates that sites with `tls: true` choose from.
+    pub store: Option<Arc<Store>>,
+    /// The pages of answers that belong to no site.
+    pub error_pages: Arc<ErrorPages>,
 }
 
 /// The number of a group in `Config::groups`.
@@ -58,6 +76,8 @@ impl GroupId {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
+    /// What sites call it.
+    pub name: String,
     pub address: SocketAddr,
     pub tls: bool,
     /// How long a connection may stay without a request.
@@ -103,118 +123,6 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
-/// A set of backends that can stand in for each other.
-#[derive(Clone, Debug)]
-pub struct Group {
-    pub name: String,
-    /// The group of a site's own `backends`; only that site refers to it.
-    pub of_site: bool,
-    pub backends: Vec<Backend>,
-    pub sticky: Option<Sticky>,
-    pub health_check: Option<HealthCheck>,
-    pub timeouts: Timeouts,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    pub name: String,
-    /// As written: what the backend calls itself in redirects.
-    pub host: String,
-    pub address: SocketAddr,
-    /// Its share of the requests, 1 to 256.
-    pub weight: usize,
-    /// Used only while no other backend is eligible.
-    pub backup: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sticky {
-    pub cookie: String,
-    /// `None`: the cookie ends with the browser's session.
-    pub max_age: Option<Duration>,
-}
-
-/// How the health of a backend is found out.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HealthCheck {
-    pub kind: CheckKind,
-    pub interval: Duration,
-    pub timeout: Duration,
-    /// Good probes in a row that make a backend healthy.
-    pub rise: usize,
-    /// Bad probes in a row that make a backend unhealthy.
-    pub fall: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum CheckKind {
-    Tcp,
-    /// A GET that must be answered with 2xx or 3xx.
-    Http {
-        path: String,
-        host: Option<String>,
-    },
-}
-
-/// Timeouts towards the backend, each for one operation; `None` leaves the choice to the next wider scope.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Timeouts {
-    pub connect: Option<Duration>,
-    pub read: Option<Duration>,
-    pub send: Option<Duration>,
-    pub websocket_idle: Option<Duration>,
-}
-
-/// One configuration file: domains and their routes.
-#[derive(Clone, Debug)]
-pub struct Site {
-    /// The file: what a site is known by from one load to the next.
-    pub path: PathBuf,
-    pub name: String,
-    pub domains: Vec<HostPattern>,
-    pub certificate: Option<Arc<CertifiedKey>>,
-    /// The value of `Strict-Transport-Security`.
-    pub hsts: Option<String>,
-    /// The port that plain requests are redirected to.
-    pub https_redirect: Option<u16>,
-    /// Invariant: empty exactly when the site is broken; it then answers 503.
-    pub routes: Vec<Route>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// The path as written: what logs call the route unless it has a name.
-    pub name: String,
-    pub pattern: PathPattern,
-    pub target: Target,
-    /// How many leading segments of the path the backend does not see.
-    pub strip: Option<usize>,
-    pub timeouts: Timeouts,
-}
-
-/// Where a route sends its requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    Group(GroupId),
-    Users(UsersRule),
-}
-
-/// The group is looked up in the users table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UsersRule {
-    /// The app, unless the path or host has it.
-    pub app: Option<String>,
-    pub unknown_user: Unknown,
-    pub unknown_app: Unknown,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unknown {
-    /// The next route that matches answers.
-    Next,
-    NotFound,
-}
-
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
@@ -222,30 +130,6 @@ pub struct Secret(pub String);
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
-    }
-}
-
-impl Site {
-    /// Puts the number of the site's own group where only its place was kept.
-    fn give_own_group(&mut self, own: GroupId) {
-        for route in &mut self.routes {
-            if route.target == Target::Group(GroupId::OWN) {
-                route.target = Target::Group(own);
-            }
-        }
-    }
-}
-
-impl Timeouts {
-    /// These timeouts, with `wider` where they leave the choice.
-    #[must_use]
-    pub fn or(self, wider: Timeouts) -> Timeouts {
-        Timeouts {
-            connect: self.connect.or(wider.connect),
-            read: self.read.or(wider.read),
-            send: self.send.or(wider.send),
-            websocket_idle: self.websocket_idle.or(wider.websocket_idle),
-        }
     }
 }
 
@@ -263,8 +147,9 @@ pub struct Loaded {
 /// last good version against mistakes, names of backends keep their addresses when a name server is silent.
 #[derive(Debug, Default)]
 pub struct Previous {
-    pub sites: Vec<Site>,
+    pub sites: Vec<Arc<Site>>,
     pub groups: Vec<Group>,
+    pub store: Option<Arc<Store>>,
 }
 
 /// Reads and checks the configuration whose main file is `path`. Names of backends are resolved, nothing is written.

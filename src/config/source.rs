@@ -16,21 +16,21 @@ const MAX_FILLED: u64 = 64 << 10;
 
 /// Reads and parses one file, with its placeholders filled in.
 pub(crate) fn read_document(path: &Path, report: &mut Report) -> Option<Document> {
-    let text = match read_limited(path, MAX_FILE) {
+    let text = match read_text(path) {
         Ok(text) => text,
         Err(why) => {
             report.push(Diagnostic::about_file(path, why));
             return None;
         }
     };
-    let source = Arc::new(Source { path: path.to_owned(), text });
+    let source = Arc::new(Source::new(path.to_owned(), text));
     let mut document = Document::parse(source, report)?;
     fill(&mut document, report);
     Some(document)
 }
 
-/// Reads a regular file as UTF-8 text; the error is a clause to follow the file's name.
-fn read_limited(path: &Path, limit: u64) -> Result<String, String> {
+/// Reads a regular file; the error is a clause to follow the file's name.
+pub(crate) fn read_limited_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let describe = |error: std::io::Error| format!("cannot be read: {error}");
     let metadata = fs::metadata(path).map_err(describe)?;
     if metadata.is_dir() {
@@ -45,6 +45,17 @@ fn read_limited(path: &Path, limit: u64) -> Result<String, String> {
     if bytes.len() as u64 > limit {
         return Err(format!("is larger than {limit} bytes"));
     }
+    Ok(bytes)
+}
+
+/// Reads a file of the configuration as text.
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
+    read_limited(path, MAX_FILE)
+}
+
+/// Reads a regular file as UTF-8 text.
+fn read_limited(path: &Path, limit: u64) -> Result<String, String> {
+    let bytes = read_limited_bytes(path, limit)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         format!("is not UTF-8 text: byte {good} does not belong to any character")

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::{Serialize, Serializer};
 
 /// A duration such as `5s`, `500ms` or `1h30m`. A year is 365 days, as HSTS preload lists count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +104,42 @@ impl Size {
     }
 }
 
+// === Writing: the largest unit that leaves no rest ===
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        let units = [("y", 31_536_000_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+        let fits = units.iter().find(|(_, factor)| millis >= *factor && millis.is_multiple_of(*factor));
+        let (unit, factor) = fits.unwrap_or(&("s", 1_000));
+        write!(f, "{}{unit}", millis / factor)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fits = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
+            .into_iter()
+            .find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
+        let (unit, factor) = fits.unwrap_or(("B", 1));
+        write!(f, "{}{unit}", self.0 / factor)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+// === Reading ===
+
 struct TextOf<T> {
     parse: fn(&str) -> Result<T, String>,
     what: &'static str,
@@ -137,6 +174,16 @@ impl<'de> Deserialize<'de> for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for text in ["5s", "500ms", "90m", "1h", "1y", "7B", "3KiB", "10MiB", "1GiB"] {
+            let time = Time::parse(text).map(|time| time.to_string());
+            let size = Size::parse(text).map(|size| size.to_string());
+            assert_eq!(time.or(size), Ok(text.to_owned()));
+        }
+        assert_eq!(Time(Duration::ZERO).to_string(), "0s");
+    }
 
     #[test]
     fn durations_need_a_known_unit() {

@@ -4,23 +4,41 @@
 mod probe;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use pingora::connectors::{TransportConnector, http::Connector};
 use pingora_load_balancing::{HealthCheckService, HealthRegistry};
 use tokio::sync::{mpsc, watch};
 
 use crate::balance::state::BackendState;
-use crate::config::HealthCheck;
+use crate::config::{Address, Backend, HealthCheck};
 use probe::Probe;
 
-/// The states of the backends that one kind of check watches.
-pub(crate) type States = Arc<Mutex<HashMap<SocketAddr, Arc<BackendState>>>>;
+/// The backends that one kind of check watches.
+pub(crate) type Targets = Arc<Mutex<HashMap<Address, Target>>>;
+
+/// A backend that is probed, however many groups name it.
+pub(crate) struct Target {
+    pub(crate) state: Arc<BackendState>,
+    /// As written: the name that its certificate must have.
+    pub(crate) host: String,
+    /// Whether it was probed: the first probe waits for nothing.
+    pub(crate) known: AtomicBool,
+}
+
+/// Connections of probes: of their own, so that probes find out whether new ones can be made.
+pub(crate) struct Connectors {
+    pub(crate) transport: TransportConnector,
+    pub(crate) http: Connector,
+}
 
 /// All health checks of the process. They outlive configurations.
 pub struct HealthChecks {
     watched: Mutex<HashMap<Option<HealthCheck>, Watched>>,
     start: mpsc::UnboundedSender<(HealthCheckService, watch::Receiver<bool>)>,
+    /// Made by the first check: it reads the system's authorities.
+    connectors: OnceLock<Arc<Connectors>>,
 }
 
 /// The checks that are to be run; the runner of the process takes them up.
@@ -29,27 +47,34 @@ pub type Starts = mpsc::UnboundedReceiver<(HealthCheckService, watch::Receiver<b
 struct Watched {
     /// `None`: nothing is checked, only traffic tells.
     registry: Option<Arc<HealthRegistry>>,
-    states: States,
+    targets: Targets,
     stop: watch::Sender<bool>,
 }
 
 impl HealthChecks {
     pub fn new() -> (Self, Starts) {
         let (start, starts) = mpsc::unbounded_channel();
-        (Self { watched: Mutex::default(), start }, starts)
+        (Self { watched: Mutex::default(), start, connectors: OnceLock::new() }, starts)
     }
 
     /// The registry of a kind of check, and the state of an address under it. The first to ask starts its probes.
-    pub fn watch(&self, check: Option<&HealthCheck>, addresses: &[SocketAddr]) -> (Option<Arc<HealthRegistry>>, Vec<Arc<BackendState>>) {
+    pub fn watch(&self, check: Option<&HealthCheck>, backends: &[Backend]) -> (Option<Arc<HealthRegistry>>, Vec<Arc<BackendState>>) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = watched.entry(check.cloned()).or_insert_with(|| self.begin(check));
-        let mut states = entry.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = addresses.iter().map(|address| states.entry(*address).or_default().clone()).collect();
+        let mut targets = entry.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = |backend: &Backend| Target { state: Arc::default(), host: backend.host.clone(), known: AtomicBool::new(false) };
+        let state = |backend: &Backend| targets.entry(backend.address.clone()).or_insert_with(|| target(backend)).state.clone();
+        let found = backends.iter().map(state).collect();
         (entry.registry.clone(), found)
     }
 
+    fn connectors(&self) -> Arc<Connectors> {
+        let make = || Arc::new(Connectors { transport: TransportConnector::new(None), http: Connector::new(None) });
+        self.connectors.get_or_init(make).clone()
+    }
+
     fn begin(&self, check: Option<&HealthCheck>) -> Watched {
-        let states = States::default();
+        let targets = Targets::default();
         let (stop, stopped) = watch::channel(false);
         let registry = check.map(|check| {
             // The weight of a backend is no reason to probe its address twice.
@@ -57,7 +82,7 @@ impl HealthChecks {
                 use std::hash::BuildHasher as _;
                 foldhash::fast::FixedState::default().hash_one(&backend.addr)
             }));
-            registry.set_health_check(Box::new(Probe::new(check.clone(), states.clone())));
+            registry.set_health_check(Box::new(Probe::new(check.clone(), targets.clone(), self.connectors())));
             let mut service = HealthCheckService::new(registry.clone());
             service.health_check_frequency = Some(check.interval);
             service.parallel_health_check = true;
@@ -65,22 +90,32 @@ impl HealthChecks {
             let _ = self.start.send((service, stopped));
             registry
         });
-        Watched { registry, states, stop }
+        Watched { registry, targets, stop }
     }
 
     /// Ends the checks that no current group uses, and forgets backends that are gone.
-    pub fn retain(&self, in_use: &HashMap<Option<HealthCheck>, Vec<SocketAddr>>) {
+    pub fn retain(&self, in_use: &HashMap<Option<HealthCheck>, Vec<Address>>) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.retain(|check, entry| {
             let Some(addresses) = in_use.get(check) else {
                 let _ = entry.stop.send(true);
                 return false;
             };
-            let mut states = entry.states.lock().unwrap_or_else(PoisonError::into_inner);
-            states.retain(|address, _| addresses.contains(address));
+            let mut targets = entry.targets.lock().unwrap_or_else(PoisonError::into_inner);
+            let addresses: std::collections::HashSet<&Address> = addresses.iter().collect();
+            targets.retain(|address, _| addresses.contains(address));
             true
         });
     }
+}
+
+/// One probe of a backend, now: for those who ask whether it would be eligible.
+///
+/// # Errors
+/// Why the backend is not healthy.
+pub async fn probe_once(check: &HealthCheck, address: &Address, host: &str) -> Result<(), String> {
+    let connectors = Connectors { transport: TransportConnector::new(None), http: Connector::new(None) };
+    Probe::new(check.clone(), Targets::default(), Arc::new(connectors)).try_now(address, host).await
 }
 
 /// Runs every check that is started, until the process stops.

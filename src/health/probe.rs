@@ -1,116 +1,174 @@
-//! One try at finding out whether a backend is healthy: a TCP connect, or an HTTP request that is answered well.
+//! One try at finding out whether a backend is healthy: a connection, or an HTTP request that is answered well.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora::http::RequestHeader;
+use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::HealthCheck as CheckTrait;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
-use super::States;
-use crate::config::{CheckKind, HealthCheck};
+use super::{Connectors, Targets};
+use crate::balance::Timeouts;
+use crate::balance::peer::{Connect, address_of};
+use crate::balance::state::BackendState;
+use crate::config::{Address, CheckKind, HealthCheck, HttpCheck};
 
-/// The head of an answer to a probe is short; more than this is none.
-const MAX_ANSWER: usize = 16 << 10;
+/// How much of a body is looked at.
+const MAX_BODY: usize = 64 << 10;
 
 pub(super) struct Probe {
     check: HealthCheck,
-    states: States,
+    connect: Connect,
+    targets: Targets,
+    connectors: Arc<Connectors>,
     /// Why the last probe of an address failed.
-    failures: Mutex<HashMap<SocketAddr, String>>,
+    failures: Mutex<HashMap<Address, String>>,
 }
 
 impl Probe {
-    pub(super) fn new(check: HealthCheck, states: States) -> Self {
-        Self { check, states, failures: Mutex::default() }
+    pub(super) fn new(check: HealthCheck, targets: Targets, connectors: Arc<Connectors>) -> Self {
+        let connect = Connect::new("health check", check.tls.as_ref(), check.protocol, check.source);
+        Self { check, connect, targets, connectors, failures: Mutex::default() }
     }
 
     /// What was asked for, to begin the reason with.
     fn what(&self) -> String {
         match &self.check.kind {
             CheckKind::Tcp => String::new(),
-            CheckKind::Http { path, .. } => format!("{path}: "),
+            CheckKind::Http(http) => format!("{}: ", http.path),
         }
     }
 
-    async fn probe(&self, address: SocketAddr) -> Result<(), String> {
-        let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        let CheckKind::Http { path, host } = &self.check.kind else { return Ok(()) };
-        let host = host.clone().unwrap_or_else(|| address.to_string());
-        let version = env!("CARGO_PKG_VERSION");
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: portcullis-health/{version}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.map_err(|error| error.to_string())?;
-        let mut answer = Vec::with_capacity(1024);
-        loop {
-            match status_of(&answer)? {
-                Some(100..=199) | None => {}
-                Some(200..=399) => return Ok(()),
-                Some(status) => return Err(format!("answered with status {status}")),
+    /// The name and state of an address that is still in use, and whether this is its first probe.
+    fn target(&self, address: &Address) -> Option<(String, Arc<BackendState>, bool)> {
+        let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = targets.get(address)?;
+        Some((target.host.clone(), target.state.clone(), !target.known.swap(true, Ordering::Relaxed)))
+    }
+
+    /// One probe within its time. `host` is the backend as written.
+    pub(super) async fn try_now(&self, address: &Address, host: &str) -> Result<(), String> {
+        let probe = tokio::time::timeout(self.check.timeout, self.probe(address, host)).await;
+        probe.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.check.timeout)))
+    }
+
+    async fn probe(&self, address: &Address, host: &str) -> Result<(), String> {
+        let address = match (address, self.check.port) {
+            (Address::Inet(address), Some(port)) => Address::Inet(SocketAddr::new(address.ip(), port)),
+            (address, _) => address.clone(),
+        };
+        let time = self.check.timeout;
+        let timeouts = Timeouts { connect: time, read: time, send: time, websocket_idle: time };
+        let peer = self.connect.peer(&address, host, timeouts).map_err(|error| reason(&error))?;
+        match &self.check.kind {
+            CheckKind::Tcp => self.connectors.transport.new_stream(&peer).await.map(drop).map_err(|error| reason(&error)),
+            CheckKind::Http(http) => self.ask(http, &peer, host).await,
+        }
+    }
+
+    async fn ask(&self, http: &HttpCheck, peer: &HttpPeer, host: &str) -> Result<(), String> {
+        let failed = |error: Box<Error>| reason(&error);
+        let request = request(http, host).map_err(failed)?;
+        let (mut session, _) = self.connectors.http.get_http_session(peer).await.map_err(failed)?;
+        session.set_read_timeout(Some(self.check.timeout));
+        session.write_request_header(Box::new(request)).await.map_err(failed)?;
+        session.finish_request_body().await.map_err(failed)?;
+        // Interim answers come before the final one.
+        let status = loop {
+            session.read_response_header().await.map_err(failed)?;
+            match session.response_header().map(|head| head.status.as_u16()) {
+                Some(100..=199) => {}
+                Some(status) => break status,
+                None => return Err("did not answer".to_owned()),
             }
-            if answer.len() > MAX_ANSWER {
-                return Err("answered with an endless head".to_owned());
+        };
+        if !http.statuses.iter().any(|(from, to)| (*from..=*to).contains(&status)) {
+            return Err(format!("answered with status {status}"));
+        }
+        let Some(wanted) = &http.body else { return Ok(()) };
+        let mut body = Vec::new();
+        while let Some(piece) = session.read_response_body().await.map_err(failed)? {
+            body.extend_from_slice(&piece);
+            if memchr::memmem::find(&body, wanted.as_bytes()).is_some() {
+                return Ok(());
             }
-            match stream.read_buf(&mut answer).await {
-                Ok(0) => return Err("closed the connection without an answer".to_owned()),
-                Ok(_) => {}
-                Err(error) => return Err(error.to_string()),
+            if body.len() > MAX_BODY {
+                break;
             }
         }
+        Err(format!("answered with a body that has no `{wanted}`"))
     }
 }
 
-/// The status of the last complete head in `answer`; interim answers come before the final one.
-fn status_of(answer: &[u8]) -> Result<Option<u16>, String> {
-    let mut rest = answer;
-    let mut status = None;
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; 100];
-        let mut response = httparse::Response::new(&mut headers);
-        match response.parse(rest) {
-            Ok(httparse::Status::Complete(length)) => {
-                status = response.code;
-                if !matches!(status, Some(100..=199)) {
-                    return Ok(status);
-                }
-                rest = rest.get(length..).unwrap_or_default();
-            }
-            Ok(httparse::Status::Partial) => return Ok(status),
-            Err(error) => return Err(format!("did not answer in HTTP: {error}")),
-        }
+fn request(http: &HttpCheck, host: &str) -> Result<RequestHeader> {
+    let mut request = RequestHeader::build(http.method.clone(), http.path.as_bytes(), None)?;
+    let host = http.host.as_deref().unwrap_or(host.strip_prefix("unix:").map_or(host, |_| "localhost"));
+    request.insert_header("Host", host)?;
+    request.insert_header("User-Agent", concat!("portcullis-health/", env!("CARGO_PKG_VERSION")))?;
+    request.insert_header("Connection", "close")?;
+    for (name, value) in &http.headers {
+        request.insert_header(name.clone(), value.clone())?;
     }
+    Ok(request)
+}
+
+/// An error in the words of whoever looks after the backend.
+fn reason(error: &Error) -> String {
+    let cause = || error.root_cause().to_string();
+    match error.etype() {
+        ErrorType::ConnectRefused => "Connection refused".to_owned(),
+        ErrorType::ConnectTimedout => "no connection in time".to_owned(),
+        ErrorType::ConnectNoRoute => "no route to it".to_owned(),
+        ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::InvalidCert => format!("TLS: {}", cause()),
+        ErrorType::ConnectionClosed => "closed the connection without an answer".to_owned(),
+        ErrorType::InvalidHTTPHeader => format!("did not answer in HTTP: {}", cause()),
+        _ => cause(),
+    }
+}
+
+/// A random part of a time, so that backends are not all probed at once.
+fn part_of(time: Duration) -> Duration {
+    let mut byte = [0];
+    // Without random numbers there is no jitter, which does no harm.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    time.mul_f64(f64::from(byte[0]) / 256.0)
 }
 
 #[async_trait]
 impl CheckTrait for Probe {
     async fn check(&self, target: &Backend) -> Result<()> {
-        let Some(address) = target.addr.as_inet() else { return Ok(()) };
-        let probe = tokio::time::timeout(self.check.timeout, self.probe(*address)).await;
-        match probe.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.check.timeout))) {
+        let Some(address) = address_of(&target.addr) else { return Ok(()) };
+        let Some((host, state, first)) = self.target(&address) else { return Ok(()) };
+        if !first {
+            tokio::time::sleep(part_of(self.check.jitter)).await;
+        }
+        match self.try_now(&address, &host).await {
             Ok(()) => {
                 // A backend that refused connections takes them again: it need not wait for its time to be up.
-                if self.states.lock().unwrap_or_else(PoisonError::into_inner).get(address).is_some_and(|state| state.readmit()) {
+                if state.readmit() {
                     log::info!("backend {address} accepts connections again");
                 }
                 Ok(())
             }
             Err(why) => {
-                self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(*address, why.clone());
+                self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(address, why.clone());
                 Error::e_explain(ErrorType::ConnectError, why)
             }
         }
     }
 
     async fn health_status_change(&self, target: &Backend, healthy: bool) {
-        let Some(address) = target.addr.as_inet() else { return };
-        if let Some(state) = self.states.lock().unwrap_or_else(PoisonError::into_inner).get(address) {
-            state.set_healthy(healthy);
+        let Some(address) = address_of(&target.addr) else { return };
+        if let Some(target) = self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(&address) {
+            target.state.set_healthy(healthy);
         }
-        let why = self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+        let why = self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
         match why.filter(|_| !healthy) {
             Some(why) => log::warn!("backend {address} becomes unhealthy: {}{why}", self.what()),
             None => log::info!("backend {address} becomes healthy"),
@@ -119,24 +177,5 @@ impl CheckTrait for Probe {
 
     fn health_threshold(&self, success: bool) -> usize {
         if success { self.check.rise } else { self.check.fall }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::status_of;
-
-    #[test]
-    fn only_a_final_answer_counts() {
-        for (answer, status) in [
-            ("", Ok(None)),
-            ("HTTP/1.1 20", Ok(None)),
-            ("HTTP/1.1 200 OK\r\n\r\n", Ok(Some(200))),
-            ("HTTP/1.1 100 Continue\r\n\r\n", Ok(Some(100))),
-            ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 No\r\n\r\n", Ok(Some(503))),
-        ] {
-            assert_eq!(status_of(answer.as_bytes()), status, "{answer}");
-        }
-        assert!(status_of(b"SSH-2.0-OpenSSH\r\n").is_err());
     }
 }

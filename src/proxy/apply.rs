@@ -10,16 +10,26 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use smallvec::SmallVec;
 
 use super::ctx::Ctx;
+use super::view;
 use crate::balance::sticky::without_cookie;
+use crate::config::{HostSent, Target};
 use crate::decide::Forward;
 use crate::rewrite::back::{self, CookieEdit, Public};
 use crate::rewrite::forwarded::{is_disguised, is_protected};
+use crate::rewrite::headers::{HeaderEdit, Name, Value};
+use crate::rewrite::template::{Template, Values};
+use crate::routing::host::{Captures, normalize_host};
+use crate::routing::path;
 
-/// Brings the head of a request into the form that the backend gets.
-pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+/// Brings the head of a request into the form that the backend gets. `original` is the client's.
+pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx, original: &RequestHeader) -> Result<()> {
     let Some((forward, facts)) = ctx.forward.as_ref().zip(ctx.facts.as_ref()) else { return Ok(()) };
     let trusted = ctx.client.trusted;
     drop_protected(request, trusted);
+    // What only we may say is not the client's to say, whichever route it takes.
+    for name in ctx.site().map(|site| site.config.secret_headers.as_slice()).unwrap_or_default() {
+        request.remove_header(name);
+    }
     if let Some(target) = &forward.target {
         set_target(request, target)?;
     }
@@ -33,7 +43,7 @@ pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     if !told(request, "x-forwarded-proto") {
         request.insert_header("X-Forwarded-Proto", HeaderValue::from_static(if ctx.client.secure { "https" } else { "http" }))?;
     }
-    if let Some(host) = host
+    if let Some(host) = host.clone()
         && !told(request, "x-forwarded-host")
     {
         request.insert_header("X-Forwarded-Host", host)?;
@@ -47,8 +57,130 @@ pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     if let Some(mount) = forward.mount.as_ref().filter(|mount| !mount.prefix.is_empty()) {
         request.insert_header("X-Forwarded-Prefix", owned_value(mount.prefix.clone()))?;
     }
-    cookies(request, ctx)
+    cookies(request, ctx)?;
+    send_host(request, ctx, host.is_some())?;
+    let edits = ctx.route().map(|route| route.request_headers.as_ref()).unwrap_or_default();
+    edit(request, edits, ctx, original)
 }
+
+/// The `Host` that the group's backends are to see.
+fn send_host(request: &mut RequestHeader, ctx: &Ctx, has_host: bool) -> Result<()> {
+    let Some((group, backend)) = ctx.group().zip(ctx.backend()) else { return Ok(()) };
+    let default_port = if group.connect.is_tls() { ":443" } else { ":80" };
+    let host = match &group.host {
+        // A backend of HTTP/1.1 cannot do without (RFC 9112 section 3.2).
+        HostSent::Keep if has_host => return Ok(()),
+        HostSent::Fixed(host) => host,
+        HostSent::Keep | HostSent::Backend if backend.host.starts_with("unix:") => "localhost",
+        HostSent::Keep | HostSent::Backend => backend.host.strip_suffix(default_port).unwrap_or(&backend.host),
+    };
+    request.insert_header(HOST, host)?;
+    // HTTP/2 sends the authority in the first place.
+    if request.uri.authority().is_some() {
+        let target = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+        set_target(request, &target)?;
+    }
+    Ok(())
+}
+
+// === Edits of the configuration ===
+
+/// What requests and answers have in common for edits.
+trait Head {
+    fn insert(&mut self, name: &Name, value: HeaderValue) -> Result<()>;
+    fn append(&mut self, name: &Name, value: HeaderValue) -> Result<()>;
+    fn remove(&mut self, name: &HeaderName);
+    fn take(&mut self, name: &HeaderName) -> SmallVec<[HeaderValue; 2]>;
+}
+
+macro_rules! head {
+    ($head:ty) => {
+        impl Head for $head {
+            fn insert(&mut self, name: &Name, value: HeaderValue) -> Result<()> {
+                self.insert_header(name.written.clone(), value)
+            }
+            fn append(&mut self, name: &Name, value: HeaderValue) -> Result<()> {
+                self.append_header(name.written.clone(), value).map(drop)
+            }
+            fn remove(&mut self, name: &HeaderName) {
+                self.remove_header(name);
+            }
+            fn take(&mut self, name: &HeaderName) -> SmallVec<[HeaderValue; 2]> {
+                let values = self.headers.get_all(name).iter().cloned().collect();
+                self.remove_header(name);
+                values
+            }
+        }
+    };
+}
+
+head!(RequestHeader);
+head!(ResponseHeader);
+
+fn edit(head: &mut impl Head, edits: &[HeaderEdit], ctx: &Ctx, original: &RequestHeader) -> Result<()> {
+    for edit in edits {
+        match edit {
+            HeaderEdit::Rename { from, to } => {
+                for value in head.take(from) {
+                    head.append(to, value)?;
+                }
+            }
+            HeaderEdit::Remove(name) => head.remove(name),
+            HeaderEdit::Set { name, value } => head.insert(name, value_for(value, ctx, original))?,
+            HeaderEdit::Add { name, value } => head.append(name, value_for(value, ctx, original))?,
+        }
+    }
+    Ok(())
+}
+
+fn value_for(value: &Value, ctx: &Ctx, original: &RequestHeader) -> HeaderValue {
+    match value {
+        Value::Fixed { value, .. } => value.clone(),
+        Value::Filled(template) => value_of(&filled(template, ctx, original)),
+    }
+}
+
+/// A text with the values of this request. They are worked out anew: few requests need them.
+pub(super) fn filled(template: &Template, ctx: &Ctx, original: &RequestHeader) -> String {
+    let listener = ctx.facts.as_ref().map_or("", |facts| facts.listener.name.as_str());
+    let Ok(view) = view::view(original, ctx.client, listener, &ctx.request_id) else { return String::new() };
+    let host = normalize_host(view.host).unwrap_or_default();
+    let path = path::normalize(view.path).unwrap_or_default();
+    let query = view.query.and_then(|query| path::normalize_query(query).ok());
+    let users = &ctx.snapshot.rules.users;
+    let of_host = ctx.snapshot.rules.hosts.find(&host).map(|(_, captures)| captures).unwrap_or_default();
+    let mut captures: Captures<'_> = of_host.iter().copied().collect();
+    if let Some(route) = ctx.route() {
+        route.pattern.capture(&path, &mut captures);
+    }
+    template.fill(&Values {
+        method: view.method,
+        secure: view.secure,
+        host: &host,
+        path: &path,
+        query: query.as_deref(),
+        client: Some(view.client),
+        request_id: view.request_id,
+        site: ctx.site().map_or("", |site| &site.config.name),
+        route: ctx.route().map_or("", |route| &route.name),
+        user: ctx.user.map_or("", |user| users.user_name(user)),
+        app: ctx.forward.as_ref().and_then(|forward| forward.app).map_or("", |app| users.app_name(app)),
+        group: ctx.group().map_or("", |group| &group.name),
+        backend: ctx.backend().map_or("", |backend| &backend.name),
+        headers: view.headers,
+        captures: &captures,
+    })
+}
+
+/// The headers of a route's own answer.
+pub(super) fn respond(head: &mut ResponseHeader, ctx: &Ctx, original: &RequestHeader) -> Result<()> {
+    match ctx.route().map(|route| &route.target) {
+        Some(Target::Respond(respond)) => edit(head, &respond.headers, ctx, original),
+        _ => Ok(()),
+    }
+}
+
+// === Requests ===
 
 /// What the client may not say about itself, and what nobody means.
 fn drop_protected(request: &mut RequestHeader, trusted: bool) {
@@ -137,8 +269,11 @@ fn cookies(request: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
     Ok(())
 }
 
-/// Brings the head of a backend's answer into the form that the client gets. `host` is the request's.
-pub(super) fn response(response: &mut ResponseHeader, ctx: &Ctx, host: &str) -> Result<()> {
+// === Answers ===
+
+/// Brings the head of a backend's answer into the form that the client gets.
+pub(super) fn response(response: &mut ResponseHeader, ctx: &Ctx, original: &RequestHeader) -> Result<()> {
+    let host = view::host(original).unwrap_or_default();
     let seen = Seen::in_answer(response);
     if seen.of_one_connection {
         drop_hop_by_hop(response);
@@ -154,7 +289,7 @@ pub(super) fn response(response: &mut ResponseHeader, ctx: &Ctx, host: &str) -> 
     if response.version == Version::HTTP_10 {
         response.set_version(Version::HTTP_11);
     }
-    ours(response, ctx)
+    ours(response, ctx, original)
 }
 
 /// What an answer has that needs a closer look: most have nothing, and one pass over the names finds that out.
@@ -194,14 +329,16 @@ fn drop_hop_by_hop(response: &mut ResponseHeader) {
 }
 
 /// What every answer of a site gets, also those that are our own.
-pub(super) fn ours(response: &mut ResponseHeader, ctx: &Ctx) -> Result<()> {
+pub(super) fn ours(response: &mut ResponseHeader, ctx: &Ctx, original: &RequestHeader) -> Result<()> {
     // RFC 6797 section 7.2: never on plain HTTP.
     if let Some(hsts) = ctx.site().and_then(|site| site.hsts.as_ref())
         && ctx.client.secure
     {
         response.insert_header(STRICT_TRANSPORT_SECURITY, hsts.clone())?;
     }
-    Ok(())
+    let of_route = ctx.route().map(|route| route.response_headers.as_ref());
+    let edits = of_route.or_else(|| ctx.site().map(|site| site.config.response_headers.as_ref())).unwrap_or_default();
+    edit(response, edits, ctx, original)
 }
 
 fn sticky_cookie(ctx: &Ctx) -> Option<String> {
@@ -211,13 +348,12 @@ fn sticky_cookie(ctx: &Ctx) -> Option<String> {
 
 fn rewrite_back(response: &mut ResponseHeader, ctx: &Ctx, forward: &Forward, host: &str) -> Result<()> {
     let Some(backend) = ctx.backend() else { return Ok(()) };
-    let address = backend.address.to_string();
     let public = Public {
         scheme: if ctx.client.secure { "https" } else { "http" },
         host,
         prefix: forward.mount.as_ref().map_or("", |mount| &mount.prefix),
         app: forward.mount.as_ref().map_or("", |mount| &mount.app),
-        backend: [&backend.host, &address],
+        backend: [&backend.host, &backend.shown],
     };
     for (name, rewrite) in [(LOCATION, back::location as Rewrite), (CONTENT_LOCATION, back::location), (REFRESH, back::refresh)] {
         let new = response.headers.get(&name).and_then(|value| rewrite(&text_of(value), &public));

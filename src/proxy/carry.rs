@@ -2,52 +2,74 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::Version;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, LOCATION, REFERER, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, LOCATION, REFERER, RETRY_AFTER, USER_AGENT};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
-use super::ctx::{Ctx, Todo};
+use super::ctx::{Answer, Ctx, Todo};
 use super::failure::classify;
-use super::{Shared, apply, page, peer, view};
+use super::{Shared, apply, page, view};
 use crate::balance::state::Now;
 use crate::balance::sticky::cookie_value;
-use crate::decide::decide;
+use crate::config::{RespondBody, Target};
+use crate::decide::{Trace, Untraced, decide_traced};
 use crate::observe::record::Record;
 
 /// Finds out who asks and what is to become of the request.
 pub(super) fn consider(request: &RequestHeader, ctx: &mut Ctx, shared: &Shared) -> Todo {
+    consider_traced(request, ctx, || shared.request_ids.next(), &mut Untraced)
+}
+
+/// As `consider`, and tells which routes lost.
+pub(super) fn consider_traced(request: &RequestHeader, ctx: &mut Ctx, next_id: impl FnOnce() -> String, trace: &mut impl Trace) -> Todo {
     let Some(facts) = ctx.facts.clone() else {
         ctx.reason = Some("internal");
-        return Todo::Refuse(500);
+        return Todo::Answer(Answer::Refuse(500));
     };
     ctx.version = request.version;
     if request.version == Version::HTTP_2 && !view::is_within_limits(request, &facts) {
         ctx.reason = Some("head_too_large");
-        return Todo::Refuse(431);
+        return Todo::Answer(Answer::Refuse(431));
     }
-    ctx.client = view::client(request, &facts, &ctx.snapshot);
+    ctx.client = view::client(request, &facts, &ctx.snapshot.rules);
     let known = if ctx.client.trusted { view::request_id(request) } else { None };
-    ctx.request_id = known.unwrap_or_else(|| shared.request_ids.next());
-    match view::view(request, ctx.client.secure) {
+    ctx.request_id = known.unwrap_or_else(next_id);
+    match view::view(request, ctx.client, &facts.listener.name, &ctx.request_id) {
         Ok(view) => {
-            let verdict = decide(&ctx.snapshot, &view);
+            let verdict = decide_traced(&ctx.snapshot.rules, &view, trace);
             ctx.decided(verdict)
         }
         Err(reason) => {
             ctx.reason = Some(reason);
-            Todo::Refuse(400)
+            Todo::Answer(Answer::Refuse(400))
         }
     }
 }
 
+/// Whether a body of this length is more than the route takes. The reason is noted.
+pub(super) fn is_too_large(ctx: &mut Ctx, length: u64) -> bool {
+    let too_large = ctx.route().and_then(|route| route.max_body).is_some_and(|limit| length > limit);
+    if too_large {
+        ctx.reason = Some("body_too_large");
+    }
+    too_large
+}
+
+/// What the next connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Request,
+    Tunnel,
+}
+
 /// Picks the backend for the next attempt. The error has the status for the client.
-pub(super) fn next_peer(request: &RequestHeader, ctx: &mut Ctx) -> Result<HttpPeer> {
-    let Some((forward, timeouts)) = ctx.forward.as_ref().zip(ctx.timeouts()) else {
+pub(super) fn next_peer(request: &RequestHeader, ctx: &mut Ctx, purpose: Purpose) -> Result<HttpPeer> {
+    let Some(timeouts) = ctx.timeouts() else {
         return Error::e_explain(ErrorType::InternalError, "no verdict");
     };
-    let group_id = forward.group.0;
     let pick = ctx.group().and_then(|group| {
         let name = group.stickiness.as_ref().map(|stickiness| stickiness.cookie.as_str());
         let cookie = name.and_then(|name| cookie(request, name));
@@ -63,9 +85,10 @@ pub(super) fn next_peer(request: &RequestHeader, ctx: &mut Ctx) -> Result<HttpPe
         return Error::e_explain(ErrorType::HTTPStatus(status), "no backend is eligible");
     };
     ctx.attempt(pick);
-    match ctx.backend() {
-        Some(backend) => Ok(peer::peer(backend, group_id, timeouts)),
-        None => Error::e_explain(ErrorType::InternalError, "the picked backend is gone"),
+    match (ctx.group(), ctx.backend()) {
+        (Some(group), Some(backend)) if purpose == Purpose::Tunnel => group.connect.http1_peer(&backend.address, &backend.host, timeouts),
+        (Some(group), Some(backend)) => group.connect.peer(&backend.address, &backend.host, timeouts),
+        _ => Error::e_explain(ErrorType::InternalError, "the picked backend is gone"),
     }
 }
 
@@ -104,10 +127,10 @@ pub(super) fn log(request: &RequestHeader, ctx: &Ctx, status: u16, bytes: (u64, 
         bytes_in: bytes.0,
         bytes_out: bytes.1,
         duration_ms: ctx.started.elapsed(),
-        site: ctx.site().map(|site| site.name.as_str()),
+        site: ctx.site().map(|site| site.config.name.as_str()),
         route: ctx.route().map(|route| route.name.as_str()),
-        user: ctx.user.map(|user| ctx.snapshot.users.user_name(user)),
-        app: forward.and_then(|forward| forward.app).map(|app| ctx.snapshot.users.app_name(app)),
+        user: ctx.user.map(|user| ctx.snapshot.rules.users.user_name(user)),
+        app: forward.and_then(|forward| forward.app).map(|app| ctx.snapshot.rules.users.app_name(app)),
         group: ctx.group().map(|group| group.name.as_str()),
         backend: ctx.backend().map(|backend| backend.name.as_str()),
         attempts: ctx.attempts.count,
@@ -129,19 +152,73 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// The head and body of an answer of our own: a redirect or a small page.
-pub(super) fn own_answer(ctx: &Ctx, status: u16, location: Option<String>) -> Result<(ResponseHeader, String)> {
-    let body = if location.is_some() { String::new() } else { page::page(status, &ctx.request_id) };
-    let mut head = ResponseHeader::build(status, Some(6))?;
-    head.insert_header(CONTENT_LENGTH, body.len())?;
-    match location {
-        Some(location) => head.insert_header(LOCATION, location)?,
-        None => head.insert_header(CONTENT_TYPE, "text/html; charset=utf-8")?,
+/// The head and body of an answer of our own.
+pub(super) fn own_answer(request: &RequestHeader, ctx: &Ctx, answer: &Answer) -> Result<(ResponseHeader, Bytes)> {
+    let (status, body, content_type) = match answer {
+        Answer::Redirect { status, .. } => (*status, Bytes::new(), None),
+        Answer::Respond => respond(request, ctx),
+        Answer::Refuse(status) => {
+            let page = error_page(request, ctx, *status);
+            (*status, page.body.into(), Some(page.content_type))
+        }
+    };
+    let mut head = ResponseHeader::build(status, Some(8))?;
+    // RFC 9110 section 8.6: such an answer has no length.
+    if status != 204 {
+        head.insert_header(CONTENT_LENGTH, body.len())?;
+    }
+    if let Some(content_type) = content_type {
+        head.insert_header(CONTENT_TYPE, content_type)?;
     }
     head.insert_header("X-Request-Id", ctx.request_id.as_str())?;
-    if status == 503 {
-        head.insert_header(RETRY_AFTER, "5")?;
+    match answer {
+        Answer::Redirect { location, .. } => head.insert_header(LOCATION, location.as_str())?,
+        Answer::Respond => apply::respond(&mut head, ctx, request)?,
+        Answer::Refuse(503) => head.insert_header(RETRY_AFTER, retry_after(ctx))?,
+        Answer::Refuse(405) => head.insert_header(ALLOW, allowed_methods(request, ctx))?,
+        Answer::Refuse(_) => {}
     }
-    apply::ours(&mut head, ctx)?;
+    apply::ours(&mut head, ctx, request)?;
     Ok((head, body))
+}
+
+fn respond(request: &RequestHeader, ctx: &Ctx) -> (u16, Bytes, Option<&'static str>) {
+    let Some(Target::Respond(respond)) = ctx.route().map(|route| &route.target) else { return (500, Bytes::new(), None) };
+    let status = respond.status.as_u16();
+    match &respond.body {
+        RespondBody::Empty => (status, Bytes::new(), None),
+        RespondBody::Text(text) => (status, apply::filled(text, ctx, request).into(), Some("text/plain; charset=utf-8")),
+        RespondBody::File { content, content_type, .. } => (status, content.clone(), Some(*content_type)),
+    }
+}
+
+fn error_page(request: &RequestHeader, ctx: &Ctx, status: u16) -> page::Page {
+    let site = ctx.site().map(|site| &site.config);
+    let pages = site.map_or(&ctx.snapshot.rules.error_pages, |site| &site.error_pages);
+    let closed = site.and_then(|site| site.maintenance.as_ref()).filter(|_| ctx.reason == Some("maintenance"));
+    let own = closed.and_then(|closed| closed.page.as_deref()).or_else(|| pages.page(status));
+    let accept = request.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    let reason = ctx.reason.filter(|_| pages.details);
+    page::page(&page::Facts { status, request_id: &ctx.request_id, reason }, own, accept)
+}
+
+/// When to come back: a few seconds for a backend, longer for a site that is closed.
+fn retry_after(ctx: &Ctx) -> u64 {
+    let closed = ctx.site().and_then(|site| site.config.maintenance.as_ref()).filter(|_| ctx.reason == Some("maintenance"));
+    closed.map_or(5, |closed| closed.retry_after.as_secs())
+}
+
+/// What the routes for this path take (RFC 9110 section 15.5.6).
+fn allowed_methods(request: &RequestHeader, ctx: &Ctx) -> String {
+    let Some(site) = ctx.site() else { return String::new() };
+    let path = crate::routing::path::normalize(request.uri.path().as_bytes()).unwrap_or_default();
+    let routes = site.paths.find(&path);
+    let routes = routes.iter().filter_map(|route| site.config.routes.get(*route as usize));
+    let mut methods: Vec<&str> = routes.flat_map(|route| &route.conditions.methods).map(http::Method::as_str).collect();
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
+    methods.sort_unstable();
+    methods.dedup();
+    methods.join(", ")
 }

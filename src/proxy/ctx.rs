@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use http::Version;
 
 use crate::balance::{Backend, Group, Pick, Timeouts, Tried};
-use crate::config;
+use crate::config::{self, Route};
 use crate::decide::{Forward, Verdict};
-use crate::snapshot::{Route, Site, Snapshot};
+use crate::snapshot::{Site, Snapshot};
 
 use super::failure::Failure;
 use super::wire::{Facts, Home};
@@ -29,6 +29,10 @@ pub struct Ctx {
     /// The row of the users table.
     pub user: Option<u32>,
     pub forward: Option<Forward>,
+    /// The route that answers without a backend.
+    pub answered_by: Option<u32>,
+    /// Bytes of the body that went to a backend.
+    pub body_sent: u64,
     pub attempts: Attempts,
     /// Why the request was not answered by a backend, or not as it should have been.
     pub reason: Option<&'static str>,
@@ -72,6 +76,8 @@ impl Ctx {
             site: None,
             user: None,
             forward: None,
+            answered_by: None,
+            body_sent: 0,
             attempts: Attempts::default(),
             reason: None,
         }
@@ -86,16 +92,21 @@ impl Ctx {
                 self.forward = Some(forward);
                 Todo::Forward
             }
-            Verdict::Redirect { site, location, status } => {
-                self.site = Some(site);
+            Verdict::Redirect { site, route, location, status } => {
+                (self.site, self.answered_by) = (Some(site), route);
                 self.reason = Some("redirect");
-                Todo::Redirect { location, status }
+                Todo::Answer(Answer::Redirect { location, status })
+            }
+            Verdict::Respond { site, route } => {
+                (self.site, self.answered_by) = (Some(site), Some(route));
+                self.reason = Some("respond");
+                Todo::Answer(Answer::Respond)
             }
             Verdict::Refuse { site, user, status, reason } => {
                 self.site = site;
                 self.user = user;
                 self.reason = Some(reason.as_str());
-                Todo::Refuse(status)
+                Todo::Answer(Answer::Refuse(status))
             }
             Verdict::Drop => {
                 self.reason = Some("unknown_host");
@@ -109,8 +120,8 @@ impl Ctx {
     }
 
     pub fn route(&self) -> Option<&Route> {
-        let forward = self.forward.as_ref()?;
-        self.snapshot.route(forward.site, forward.route)
+        let route = self.forward.as_ref().map(|forward| forward.route).or(self.answered_by)?;
+        self.snapshot.route(self.site?, route)
     }
 
     pub fn group(&self) -> Option<&Group> {
@@ -161,7 +172,18 @@ impl Ctx {
 /// What the carrier of the request does next.
 pub enum Todo {
     Forward,
-    Redirect { location: String, status: u16 },
-    Refuse(u16),
+    Answer(Answer),
     Drop,
+}
+
+/// An answer of our own.
+pub enum Answer {
+    Redirect {
+        location: String,
+        status: u16,
+    },
+    /// What the route says.
+    Respond,
+    /// A page for this status.
+    Refuse(u16),
 }

@@ -15,11 +15,11 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use super::carry::{consider, log, next_peer, note_failed_attempt, own_answer};
-use super::ctx::{Ctx, Todo};
+use super::carry::{Purpose, consider, is_too_large, log, next_peer, note_failed_attempt, own_answer};
+use super::ctx::{Answer, Ctx, Todo};
 use super::failure::{CLIENT_GONE, Failure, classify, lost_connection};
 use super::wire::{Facts, Home};
-use super::{Shared, apply, view};
+use super::{Shared, apply};
 
 /// Our side of Pingora's proxy.
 pub struct Filters {
@@ -62,9 +62,11 @@ impl ProxyHttp for Filters {
         let limit = ctx.facts.as_ref().map(|facts| facts.listener.send_timeout);
         session.as_downstream_mut().set_write_timeout(limit);
         match consider(session.req_header(), ctx, &self.shared) {
-            Todo::Forward => Ok(false),
-            Todo::Redirect { location, status } => answer(session, ctx, status, Some(location)).await,
-            Todo::Refuse(status) => answer(session, ctx, status, None).await,
+            Todo::Forward => match content_length(session.req_header()) {
+                Some(length) if is_too_large(ctx, length) => answer(session, ctx, &Answer::Refuse(413)).await,
+                _ => Ok(false),
+            },
+            Todo::Answer(own) => answer(session, ctx, &own).await,
             Todo::Drop => {
                 session.set_keepalive(None);
                 match &ctx.home {
@@ -78,7 +80,7 @@ impl ProxyHttp for Filters {
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        next_peer(session.req_header(), ctx).map(Box::new)
+        next_peer(session.req_header(), ctx, Purpose::Request).map(Box::new)
     }
 
     fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, ctx: &mut Ctx, mut error: Box<Error>) -> Box<Error> {
@@ -103,11 +105,17 @@ impl ProxyHttp for Filters {
         Ok(())
     }
 
-    async fn upstream_request_filter(&self, _: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
-        apply::request(request, ctx)
+    async fn upstream_request_filter(&self, session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+        // A new attempt sends the body from its beginning.
+        ctx.body_sent = 0;
+        apply::request(request, ctx, session.req_header())
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, _: &mut Ctx) -> Result<()> {
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
+        ctx.body_sent += body.as_ref().map_or(0, |piece| piece.len() as u64);
+        if is_too_large(ctx, ctx.body_sent) {
+            return Error::e_explain(ErrorType::HTTPStatus(413), "the body is larger than the route takes").map_err(Error::into_down);
+        }
         // Pingora bug #935: an empty last piece of an HTTP/2 body is written as a second last chunk, and the next answer
         // on the backend's connection is read out of step.
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
@@ -161,8 +169,7 @@ impl ProxyHttp for Filters {
         {
             home.answer_complete();
         }
-        let host = view::host(session.req_header()).unwrap_or_default();
-        apply::response(response, ctx, host)
+        apply::response(response, ctx, session.req_header())
     }
 
     fn response_body_filter(&self, _: &mut Session, _: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<Option<Duration>> {
@@ -185,7 +192,7 @@ impl ProxyHttp for Filters {
             && !faulty
         {
             // A client that is gone does not get its answer.
-            let _ = answer(session, ctx, status, None).await;
+            let _ = answer(session, ctx, &Answer::Refuse(status)).await;
         }
         FailToProxy { error_code: failure.status.unwrap_or(CLIENT_GONE), can_reuse_downstream: false }
     }
@@ -230,15 +237,20 @@ fn has_no_body(request: &RequestHeader, response: &ResponseHeader) -> bool {
         || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
-async fn answer(session: &mut Session, ctx: &Ctx, status: u16, location: Option<String>) -> Result<bool> {
-    let (head, body) = own_answer(ctx, status, location)?;
+/// The length that a request announces; a body without one is counted as it passes.
+fn content_length(request: &RequestHeader) -> Option<u64> {
+    request.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn answer(session: &mut Session, ctx: &Ctx, own: &Answer) -> Result<bool> {
+    let (head, body) = own_answer(session.req_header(), ctx, own)?;
     let empty = body.is_empty() || session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head), empty).await?;
     if let Some(home) = &ctx.home {
         home.answer_complete();
     }
     if !empty {
-        session.write_response_body(Some(Bytes::from(body)), true).await?;
+        session.write_response_body(Some(body), true).await?;
     }
     Ok(true)
 }

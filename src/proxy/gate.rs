@@ -18,10 +18,9 @@ use pingora_proxy::{HttpProxy, ProxyHttp};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
-use super::Shared;
 use super::judge::{Head, Judged, escaped_target, judge};
-use super::page::page;
 use super::wire::{Conn, Home, Lent};
+use super::{Shared, page};
 use crate::observe::record::Record;
 
 /// How long a refused client may take to accept its answer.
@@ -131,7 +130,10 @@ where
     /// Our own answer to what never reaches Pingora; logged here, because Pingora logs none of these.
     async fn refuse(&self, mut conn: Conn, status: u16, reason: &'static str) {
         let id = self.log_refusal(&conn, status, reason);
-        let body = page(status, &id);
+        let snapshot = self.shared.current.pin();
+        let pages = &snapshot.rules.error_pages;
+        let facts = page::Facts { status, request_id: &id, reason: Some(reason).filter(|_| pages.details) };
+        let body = page::page(&facts, pages.page(status), None).body;
         let text = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Refused");
         let head = format!(
             "HTTP/1.1 {status} {text}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\nX-Request-Id: {id}\r\nConnection: close\r\n\r\n",

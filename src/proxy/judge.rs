@@ -9,6 +9,7 @@ use memchr::memchr;
 use pingora::http::authority::{RawTargetAuthority, is_http_family_scheme, raw_target_authority};
 
 use super::framing::Framing;
+use crate::routing::host::is_authority;
 
 /// nginx refuses none, Apache more than 100 headers; a browser sends about 20.
 pub const MAX_HEADERS: usize = 100;
@@ -169,31 +170,6 @@ fn check_target(method: &str, target: &[u8], host: Option<&[u8]>, http11: bool) 
         }
         _ => Err((400, "bad_target")),
     }
-}
-
-/// Whether the bytes are a host with or without a port (RFC 3986 section 3.2, without user information).
-pub fn is_authority(authority: &[u8]) -> bool {
-    let (host, port) = match authority.strip_prefix(b"[") {
-        Some(rest) => {
-            let Some(end) = memchr(b']', rest) else { return false };
-            let (address, rest) = rest.split_at(end);
-            if !std::str::from_utf8(address).is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()) {
-                return false;
-            }
-            (&b""[..], rest.get(1..).unwrap_or_default())
-        }
-        None => authority.split_at(memchr(b':', authority).unwrap_or(authority.len())),
-    };
-    let port = match port.split_first() {
-        None => return is_name(host),
-        Some((b':', port)) => port,
-        Some(_) => return false,
-    };
-    is_name(host) && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
-}
-
-fn is_name(host: &[u8]) -> bool {
-    host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(b))
 }
 
 /// Bytes that are no part of a URI but that clients send in targets; others accept them and Pingora does not. They are

@@ -152,7 +152,7 @@ async fn connection(tcp: TcpStream, peer: SocketAddr, listener: Arc<Listener>, g
     let local_port = tcp.local_addr().map_or(listener.address.port(), |address| address.port());
     let mut facts = Facts { peer, local_port, fd: tcp.as_raw_fd(), tls: None, listener };
     let conn = if facts.listener.tls {
-        let handshake = Box::pin(timeout(facts.listener.header_deadline, handshake(tcp, &gate.shared)));
+        let handshake = Box::pin(timeout(facts.listener.header_deadline, handshake(tcp, &facts.listener, &gate.shared)));
         match handshake.await {
             Ok(Ok((stream, tls))) => {
                 facts.tls = Some(tls);
@@ -205,7 +205,11 @@ async fn answer_plain(mut tcp: TcpStream, peer: SocketAddr, shared: &Shared) {
 }
 
 /// Terminates TLS with the certificate of the name that the client asks for; a name without a site is refused.
-async fn handshake(tcp: TcpStream, shared: &Shared) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, TlsFacts), Unmade> {
+async fn handshake(
+    tcp: TcpStream,
+    listener: &Listener,
+    shared: &Shared,
+) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, TlsFacts), Unmade> {
     // A look at one byte, which stays: plain HTTP on this port deserves a plain answer.
     let mut first = [0];
     if tcp.peek(&mut first).await.map_err(Unmade::Failed)? == 1 && first.first().is_some_and(u8::is_ascii_alphabetic) {
@@ -213,7 +217,7 @@ async fn handshake(tcp: TcpStream, shared: &Shared) -> Result<(tokio_rustls::ser
     }
     let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(Unmade::Failed)?;
     let sni = start.client_hello().server_name().unwrap_or_default().to_owned();
-    let Some(config) = shared.current.pin().tls_config(&sni) else {
+    let Some(config) = shared.current.pin().rules.tls_config(&sni, &listener.name) else {
         // The configuration without a certificate ends the handshake with an alert.
         let _ = start.into_stream(shared.tls.refuse()).await;
         return Err(Unmade::UnknownName(sni));

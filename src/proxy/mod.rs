@@ -12,7 +12,7 @@ mod gate;
 mod judge;
 pub mod listen;
 mod page;
-mod peer;
+pub mod rehearse;
 mod tunnel;
 mod view;
 mod wire;

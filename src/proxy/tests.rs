@@ -15,8 +15,6 @@ use super::gate::Gate;
 use super::wire::{Conn, Facts, Home};
 use super::*;
 use crate::config::{AccessLog, Listener, LogFormat, LogTarget};
-use crate::routing::host::HostTable;
-use crate::routing::users::UserTable;
 use crate::snapshot::Snapshot;
 
 /// Answers `/good`, panics at `/filter`, at `/peer`, and at `/late` with half an answer sent.
@@ -54,7 +52,7 @@ impl ProxyHttp for Panics {
 
 fn gate() -> Arc<Gate<Panics>> {
     tls::install_provider();
-    let snapshot = Snapshot::from_parts(HostTable::default(), Vec::new(), Vec::new(), UserTable::default());
+    let snapshot = Snapshot { generation: 1, rules: Arc::default(), groups: Vec::new(), checked: Arc::default() };
     let shared = Shared {
         current: Current::new(snapshot),
         log: AccessLogger::open(&AccessLog { format: LogFormat::Json, target: LogTarget::Off }).unwrap(),
@@ -71,6 +69,7 @@ fn gate() -> Arc<Gate<Panics>> {
 async fn ask(gate: &Arc<Gate<Panics>>, bytes: String) -> String {
     let (mut client, server) = tokio::io::duplex(1 << 16);
     let listener = Listener {
+        name: "test".to_owned(),
         address: "127.0.0.1:1".parse().unwrap(),
         tls: false,
         keep_alive: Duration::from_secs(5),

@@ -13,12 +13,12 @@ use pingora::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::carry::{consider, log, next_peer, note_failed_attempt, own_answer};
-use super::ctx::{Ctx, Todo};
+use super::carry::{Purpose, consider, log, next_peer, note_failed_attempt, own_answer};
+use super::ctx::{Answer, Ctx, Todo};
 use super::framing::Framing;
 use super::judge::{Head, MAX_HEADERS};
 use super::wire::Conn;
-use super::{Shared, apply, failure, view};
+use super::{Shared, apply, failure};
 use crate::balance::Timeouts;
 
 /// A backend's head beyond this is none.
@@ -51,8 +51,7 @@ type Outcome = (u16, (u64, u64));
 async fn serve(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, ctx: &mut Ctx) -> Result<Outcome> {
     match consider(request, ctx, shared) {
         Todo::Forward => {}
-        Todo::Redirect { location, status } => return answer(conn, ctx, status, Some(location)).await,
-        Todo::Refuse(status) => return answer(conn, ctx, status, None).await,
+        Todo::Answer(own) => return answer(conn, request, ctx, &own).await,
         Todo::Drop => {
             // Nothing is said, and nothing is waited for.
             conn.ended = true;
@@ -65,7 +64,7 @@ async fn serve(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, c
         Err(error) => match failure::classify(&error).status {
             Some(status) => {
                 ctx.reason.get_or_insert(failure::classify(&error).reason);
-                answer(conn, ctx, status, None).await
+                answer(conn, request, ctx, &Answer::Refuse(status)).await
             }
             None => Err(error),
         },
@@ -99,11 +98,15 @@ async fn relay(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, c
             return Error::e_explain(ErrorType::InvalidHTTPHeader, "another protocol").map_err(Error::into_up);
         }
     }
-    apply::response(&mut answer, ctx, view::host(request).unwrap_or_default())?;
+    apply::response(&mut answer, ctx, request)?;
     if status == 101 {
         answer.insert_header(CONNECTION, "Upgrade")?;
         answer.insert_header(UPGRADE, "websocket")?;
-        return Ok((101, exchange(conn, &mut backend, &answer, &received, timeouts.websocket_idle).await));
+        let (bytes, ended) = exchange(conn, &mut backend, &answer, &received, timeouts.websocket_idle).await;
+        if ended == Ended::Idle {
+            ctx.reason = Some("websocket_idle");
+        }
+        return Ok((101, bytes));
     }
     // Refused by the backend: its answer is relayed to its end, then the connection closes.
     answer.insert_header(CONNECTION, "close")?;
@@ -114,7 +117,7 @@ async fn relay(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, c
 /// Connects to a backend, to another one where that fails.
 async fn connect(shared: &Arc<Shared>, request: &RequestHeader, ctx: &mut Ctx) -> Result<Stream> {
     loop {
-        let peer = next_peer(request, ctx)?;
+        let peer = next_peer(request, ctx, Purpose::Tunnel)?;
         match shared.connector.new_stream(&peer).await {
             Ok(stream) => {
                 ctx.connected();
@@ -140,7 +143,7 @@ async fn ask(stream: &mut Stream, request: &RequestHeader, ctx: &Ctx, timeouts: 
     };
     let mut head = request.clone();
     drop_hop_by_hop(&mut head);
-    apply::request(&mut head, ctx)?;
+    apply::request(&mut head, ctx, request)?;
     head.insert_header(CONNECTION, "Upgrade")?;
     // The one protocol that was judged, whatever else the client wrote.
     head.insert_header(UPGRADE, "websocket")?;
@@ -176,16 +179,24 @@ async fn ask(stream: &mut Stream, request: &RequestHeader, ctx: &Ctx, timeouts: 
 
 // === After the switch ===
 
+/// Why a tunnel is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Closed,
+    /// Nothing went through for the idle timeout.
+    Idle,
+}
+
 /// Copies both ways until both sides are done or silent for too long.
-async fn exchange(conn: &mut Conn, backend: &mut Stream, answer: &ResponseHeader, early: &[u8], idle: Duration) -> (u64, u64) {
+async fn exchange(conn: &mut Conn, backend: &mut Stream, answer: &ResponseHeader, early: &[u8], idle: Duration) -> ((u64, u64), Ended) {
     let mut first = response_head(answer);
     first.extend_from_slice(early);
     let early_client = conn.inbox.split();
     if !send_to_client(conn, &first).await {
-        return (0, 0);
+        return ((0, 0), Ended::Closed);
     }
     if backend.write_all(&early_client).await.is_err() || backend.flush().await.is_err() {
-        return (0, early.len() as u64);
+        return ((0, early.len() as u64), Ended::Closed);
     }
     drop(first);
     let (client_read, client_write) = tokio::io::split(&mut conn.wire);
@@ -193,22 +204,23 @@ async fn exchange(conn: &mut Conn, backend: &mut Stream, answer: &ResponseHeader
     let activity = Activity::new(idle);
     let mut up = early_client.len() as u64;
     let mut down = early.len() as u64;
-    tokio::select! {
-        () = async { tokio::join!(copy(client_read, backend_write, &activity, &mut up), copy(backend_read, client_write, &activity, &mut down)); } => {}
-        () = activity.silence() => {}
-    }
-    (up, down)
+    let ended = tokio::select! {
+        () = async { tokio::join!(copy(client_read, backend_write, &activity, &mut up), copy(backend_read, client_write, &activity, &mut down)); } => Ended::Closed,
+        ended = activity.silence() => ended,
+    };
+    ((up, down), ended)
 }
 
 /// When something last went through a tunnel, in either direction.
 struct Activity {
     /// With how long the silence may last.
     last: std::sync::Mutex<(Instant, Duration)>,
+    half_ended: std::sync::atomic::AtomicBool,
 }
 
 impl Activity {
     fn new(idle: Duration) -> Self {
-        Self { last: std::sync::Mutex::new((Instant::now(), idle)) }
+        Self { last: std::sync::Mutex::new((Instant::now(), idle)), half_ended: false.into() }
     }
 
     fn note(&self) {
@@ -219,14 +231,16 @@ impl Activity {
     fn half_ended(&self) {
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *last = (Instant::now(), last.1.min(HALF_ENDED));
+        self.half_ended.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Ends when nothing has gone through for the idle timeout.
-    async fn silence(&self) {
+    async fn silence(&self) -> Ended {
         loop {
             let (last, idle) = *self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if last + idle <= Instant::now() {
-                return;
+                // Who has said goodbye is not idle.
+                return if self.half_ended.load(std::sync::atomic::Ordering::Relaxed) { Ended::Closed } else { Ended::Idle };
             }
             // A direction that ends makes the limit shorter, which is noticed within its time.
             tokio::time::sleep_until((last + idle).min(Instant::now() + HALF_ENDED)).await;
@@ -293,11 +307,12 @@ async fn relay_answer(
     sent
 }
 
-async fn answer(conn: &mut Conn, ctx: &Ctx, status: u16, location: Option<String>) -> Result<Outcome> {
-    let (mut head, body) = own_answer(ctx, status, location)?;
+async fn answer(conn: &mut Conn, request: &RequestHeader, ctx: &Ctx, own: &Answer) -> Result<Outcome> {
+    let (mut head, body) = own_answer(request, ctx, own)?;
+    let status = head.status.as_u16();
     head.insert_header(CONNECTION, "close")?;
     let mut bytes = response_head(&head);
-    bytes.extend_from_slice(body.as_bytes());
+    bytes.extend_from_slice(&body);
     // A client that is gone does not get its answer.
     let _ = send_to_client(conn, &bytes).await;
     Ok((status, (0, body.len() as u64)))

@@ -3,11 +3,12 @@
 use pingora::http::RequestHeader;
 
 use super::ctx::Client;
-use super::judge::{MAX_HEADERS, is_authority};
+use super::judge::MAX_HEADERS;
 use super::wire::Facts;
 use crate::decide::RequestView;
 use crate::rewrite::forwarded::client_address;
-use crate::snapshot::Snapshot;
+use crate::routing::host::is_authority;
+use crate::snapshot::Rules;
 
 /// The longest request id that is taken over from a trusted proxy.
 const MAX_REQUEST_ID: usize = 128;
@@ -20,7 +21,12 @@ pub(super) fn is_within_limits(request: &RequestHeader, facts: &Facts) -> bool {
 }
 
 /// What the decision needs. `Err`: the reason for a 400, for HTTP/2 requests that the gate has not judged.
-pub(super) fn view(request: &RequestHeader, secure: bool) -> Result<RequestView<'_>, &'static str> {
+pub(super) fn view<'a>(
+    request: &'a RequestHeader,
+    client: Client,
+    listener: &'a str,
+    request_id: &'a str,
+) -> Result<RequestView<'a>, &'static str> {
     let host = host(request)?;
     let target = request.raw_path();
     let absolute = !(target.starts_with(b"/") || target == b"*");
@@ -30,7 +36,18 @@ pub(super) fn view(request: &RequestHeader, secure: bool) -> Result<RequestView<
         None => (target, None),
     };
     let path = if absolute && path.is_empty() { b"/" } else { path };
-    Ok(RequestView { method: request.method.as_str(), host, path, query, absolute, secure })
+    Ok(RequestView {
+        method: request.method.as_str(),
+        host,
+        path,
+        query,
+        absolute,
+        secure: client.secure,
+        headers: &request.headers,
+        client: client.address,
+        listener,
+        request_id,
+    })
 }
 
 /// The host of a request: of HTTP/2's `:authority` and `Host` there may be either, or both if they agree
@@ -57,16 +74,16 @@ fn after_authority(target: &[u8]) -> &[u8] {
 }
 
 /// Who asks: the peer of the connection, or whom a trusted one speaks for.
-pub(super) fn client(request: &RequestHeader, facts: &Facts, snapshot: &Snapshot) -> Client {
+pub(super) fn client(request: &RequestHeader, facts: &Facts, rules: &Rules) -> Client {
     let peer = facts.peer.ip().to_canonical();
-    let trusted = snapshot.trusts(peer);
+    let trusted = rules.trusts(peer);
     if !trusted {
         return Client { address: peer, trusted, secure: facts.tls.is_some() };
     }
     let chain: Vec<&str> = request.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
     let proto = request.headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
     Client {
-        address: client_address(peer, chain.iter().copied(), |address| snapshot.trusts(address)),
+        address: client_address(peer, chain.iter().copied(), |address| rules.trusts(address)),
         trusted,
         // A chain of proxies may have written a list: the first entry is the client's.
         secure: proto

@@ -2,3 +2,5 @@
 
 pub mod back;
 pub mod forwarded;
+pub mod headers;
+pub mod template;

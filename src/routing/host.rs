@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 
+use memchr::memchr;
 use regex::{Regex, RegexBuilder};
 use smallvec::SmallVec;
 
@@ -94,6 +96,20 @@ impl HostPattern {
     }
 }
 
+/// As it is written in `domains`.
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostPattern::Exact(name) => f.write_str(name),
+            HostPattern::Open { labels, suffix } => {
+                let open = labels.iter().map(|label| label.name().map_or_else(|| "*".to_owned(), |name| format!("{{{name}}}")));
+                write!(f, "{}{suffix}", open.collect::<Vec<_>>().join("."))
+            }
+            HostPattern::Regex(regex) => write!(f, "~{}", regex.as_str()),
+        }
+    }
+}
+
 impl Label {
     fn name(&self) -> Option<&str> {
         match self {
@@ -153,6 +169,31 @@ pub fn normalize_host(host: &str) -> Option<Cow<'_, str>> {
 pub fn port_of(host: &str) -> Option<u16> {
     let tail = host.rsplit(']').next().unwrap_or(host);
     tail.rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+}
+
+/// Whether the bytes are a host with or without a port (RFC 3986 section 3.2, without user information).
+pub fn is_authority(authority: &[u8]) -> bool {
+    let (host, port) = match authority.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = memchr(b']', rest) else { return false };
+            let (address, rest) = rest.split_at(end);
+            if !std::str::from_utf8(address).is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()) {
+                return false;
+            }
+            (&b""[..], rest.get(1..).unwrap_or_default())
+        }
+        None => authority.split_at(memchr(b':', authority).unwrap_or(authority.len())),
+    };
+    let port = match port.split_first() {
+        None => return is_name(host),
+        Some((b':', port)) => port,
+        Some(_) => return false,
+    };
+    is_name(host) && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+}
+
+fn is_name(host: &[u8]) -> bool {
+    host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(b))
 }
 
 // === HostTable ===

@@ -3,6 +3,8 @@
 //! An exact path wins, then the longest prefix of whole segments other than `/`, then regexes in the order of the
 //! file, then `/`. Among prefixes of the same length a literal segment beats a capture, from the left.
 
+use std::fmt;
+
 use regex::Regex;
 use smallvec::SmallVec;
 
@@ -90,6 +92,26 @@ impl PathPattern {
     }
 }
 
+/// As it is written in `path`.
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let join = |segments: &[Segment]| {
+            let text = |segment: &Segment| match segment {
+                Segment::Literal(text) => format!("/{text}"),
+                Segment::Capture(name) => format!("/{{{name}}}"),
+            };
+            segments.iter().map(text).collect::<String>()
+        };
+        match self {
+            PathPattern::Prefix(segments) => write!(f, "{}/", join(segments)),
+            PathPattern::Exact { segments, directory } => {
+                write!(f, "={}{}", join(segments), if *directory || segments.is_empty() { "/" } else { "" })
+            }
+            PathPattern::Regex(regex) => write!(f, "~{}", regex.as_str()),
+        }
+    }
+}
+
 impl Segment {
     pub fn capture(&self) -> Option<&str> {
         match self {
@@ -136,15 +158,19 @@ pub struct PathTable {
 struct Node {
     literals: hashbrown::HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     capture: Option<u32>,
-    prefix: Option<u32>,
-    exact: Option<u32>,
-    exact_directory: Option<u32>,
+    prefix: Routes,
+    exact: Routes,
+    exact_directory: Routes,
 }
+
+/// Routes of the same path, the one that asks for most first.
+type Routes = SmallVec<[u32; 1]>;
 
 /// The routes that match a path, best first. Sites with many overlapping rules are rare, so it seldom allocates.
 pub type Matches = SmallVec<[u32; 8]>;
 
 impl PathTable {
+    /// Adds a rule. Of rules for the same path the one that was added first is found first.
     pub fn insert(&mut self, pattern: &PathPattern, route: u32) {
         let segments = match pattern {
             PathPattern::Regex(regex) => {
@@ -166,7 +192,7 @@ impl PathTable {
             PathPattern::Exact { directory: false, .. } => &mut node.exact,
             PathPattern::Prefix(_) | PathPattern::Regex(_) => &mut node.prefix,
         };
-        slot.get_or_insert(route);
+        slot.push(route);
     }
 
     /// The child of a node for a segment, made if it is missing.
@@ -221,9 +247,9 @@ impl Walk<'_> {
                     self.visit(child, rest, depth + 1);
                 }
             }
-            None => self.exact.extend(if self.directory { node.exact_directory } else { node.exact }),
+            None => self.exact.extend_from_slice(if self.directory { &node.exact_directory } else { &node.exact }),
         }
-        self.prefixes.extend(node.prefix.map(|route| (depth, route)));
+        self.prefixes.extend(node.prefix.iter().map(|route| (depth, *route)));
     }
 }
 

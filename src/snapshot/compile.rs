@@ -1,19 +1,18 @@
 //! From a checked configuration to a snapshot: the one place that knows both.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
-
-use super::{Route, Site, Snapshot, Unknown};
+use super::{Rules, Site, Snapshot, Unknown};
+use crate::balance::peer::Connect;
 use crate::balance::sticky::Stickiness;
 use crate::balance::{Backend, Group, Settings, Timeouts};
-use crate::config::{self, Config, HealthCheck};
+use crate::config::{self, Address, Config, HealthCheck, Previous, SiteCertificates};
 use crate::health::HealthChecks;
 use crate::routing::host::HostTable;
-use crate::routing::path_table::PathTable;
 use crate::tls;
+use crate::tls::watch::Watched;
 
 /// What outlives a configuration and is handed from one snapshot to the next.
 pub struct Carry<'a> {
@@ -26,6 +25,14 @@ pub struct Carry<'a> {
 
 /// Compiles a configuration. It cannot fail: everything was checked.
 pub fn compile(config: Config, carry: &Carry<'_>) -> Snapshot {
+    let groups = compile_groups(&config.groups, carry, |_| None);
+    let rules = Arc::new(compile_rules(&config, Some(carry.tls)));
+    let checked = Previous { sites: config.sites, groups: config.groups, store: config.store };
+    Snapshot { generation: carry.generation, rules, groups, checked: Arc::new(checked) }
+}
+
+/// Compiles everything but the backends. Without `tls` there are no handshakes to be made: for `explain` and tests.
+pub fn compile_rules(config: &Config, tls: Option<&tls::Shared>) -> Rules {
     let mut hosts = HostTable::default();
     for (index, site) in (0..).zip(&config.sites) {
         for domain in &site.domains {
@@ -33,59 +40,84 @@ pub fn compile(config: Config, carry: &Carry<'_>) -> Snapshot {
         }
     }
     hosts.shrink();
-    let groups = config.groups.iter().map(|group| compile_group(group, carry)).collect();
-    carry.health.retain(&checks_in_use(&config.groups));
-    Snapshot {
-        generation: carry.generation,
+    let mut certificates = Certificates::new(config.store.as_deref(), tls);
+    Rules {
         hosts,
-        sites: config.sites.iter().map(|site| compile_site(site, carry.tls)).collect(),
-        groups,
         unknown_host: Unknown::from((&config.unknown_host, config.sites.as_slice())),
-        users: config.users,
-        trusted_proxies: config.trusted_proxies,
-        checked: config::Previous { sites: config.sites, groups: config.groups },
+        sites: config.sites.iter().map(|site| Site::new(site.clone(), certificates.of(site))).collect(),
+        users: config.users.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        error_pages: config.error_pages.clone(),
+        certificates: certificates.watched,
     }
 }
 
-fn compile_site(site: &config::Site, tls: &tls::Shared) -> Site {
-    let mut paths = PathTable::default();
-    for (index, route) in (0..).zip(&site.routes) {
-        paths.insert(&route.pattern, index);
+/// TLS configurations: one for each site with certificates of its own, one for each preset of all others.
+struct Certificates<'a> {
+    tls: Option<&'a tls::Shared>,
+    store: Option<Arc<Watched>>,
+    shared: HashMap<&'static str, Arc<rustls::ServerConfig>>,
+    watched: Vec<Arc<Watched>>,
+}
+
+impl<'a> Certificates<'a> {
+    fn new(store: Option<&tls::store::Store>, tls: Option<&'a tls::Shared>) -> Self {
+        let store = store.filter(|_| tls.is_some()).map(|store| Watched::store(store.paths.clone(), store.certificates.clone()));
+        Self { tls, watched: store.iter().cloned().collect(), store, shared: HashMap::new() }
     }
-    let routes = site.routes.iter().map(|route| Route {
-        name: route.name.clone(),
-        pattern: route.pattern.clone(),
-        target: route.target.clone(),
-        strip: route.strip,
-        timeouts: route.timeouts,
+
+    fn of(&mut self, site: &config::Site) -> Option<Arc<rustls::ServerConfig>> {
+        let (tls, chosen) = self.tls.zip(site.tls.as_ref())?;
+        match &chosen.certificates {
+            SiteCertificates::Own(own) => {
+                let watched = Watched::own(own.clone());
+                self.watched.push(watched.clone());
+                Some(tls.config_for(watched, chosen.preset))
+            }
+            SiteCertificates::Store => {
+                let store = self.store.clone()?;
+                let config = self.shared.entry(chosen.preset.as_str()).or_insert_with(|| tls.config_for(store, chosen.preset));
+                Some(config.clone())
+            }
+        }
+    }
+}
+
+/// Compiles the groups but for those that are `kept`; the health of backends that stay is carried over.
+pub fn compile_groups(groups: &[config::Group], carry: &Carry<'_>, kept: impl Fn(usize) -> Option<Arc<Group>>) -> Vec<Arc<Group>> {
+    let backends: Vec<Vec<config::Backend>> = groups.iter().map(config::Group::backends).collect();
+    let compile = |(index, (group, backends)): (usize, (&config::Group, &Vec<_>))| {
+        kept(index).unwrap_or_else(|| Arc::new(compile_group(group, backends, carry)))
+    };
+    let compiled = groups.iter().zip(&backends).enumerate().map(compile).collect();
+    carry.health.retain(&checks_in_use(groups, &backends));
+    compiled
+}
+
+fn compile_group(group: &config::Group, backends: &[config::Backend], carry: &Carry<'_>) -> Group {
+    let (registry, states) = carry.health.watch(group.health_check.as_ref(), backends);
+    let stickiness = group.sticky.as_ref().map(|sticky| {
+        let names = backends.iter().map(|backend| backend.name.as_str());
+        Stickiness::new(&sticky.cookie, sticky.max_age.map(|age| age.as_secs()), carry.secret, &group.name, names)
     });
-    Site {
-        name: site.name.clone(),
-        tls: site.certificate.clone().map(|certificate| tls.config_for(certificate)),
-        hsts: site.hsts.as_deref().and_then(|value| HeaderValue::from_str(value).ok()),
-        https_redirect: site.https_redirect,
-        routes: routes.collect(),
-        paths,
-    }
-}
-
-fn compile_group(group: &config::Group, carry: &Carry<'_>) -> Group {
-    let addresses: Vec<SocketAddr> = group.backends.iter().map(|backend| backend.address).collect();
-    let (registry, states) = carry.health.watch(group.health_check.as_ref(), &addresses);
-    let backends = group.backends.iter().zip(states).map(|(backend, state)| Backend {
+    let backends = backends.iter().zip(states).map(|(backend, state)| Backend {
         name: backend.name.clone(),
         host: backend.host.clone(),
-        address: backend.address,
+        shown: backend.address.to_string(),
+        address: backend.address.clone(),
         weight: backend.weight,
         backup: backend.backup,
         state,
     });
     let backends: Vec<Backend> = backends.collect();
-    let stickiness = group.sticky.as_ref().map(|sticky| {
-        let names = group.backends.iter().map(|backend| backend.name.as_str());
-        Stickiness::new(&sticky.cookie, sticky.max_age.map(|age| age.as_secs()), carry.secret, &group.name, names)
-    });
-    let settings = Settings { name: group.name.clone(), timeouts: timeouts(group.timeouts), stickiness, registry };
+    let settings = Settings {
+        name: group.name.clone(),
+        timeouts: timeouts(group.timeouts),
+        stickiness,
+        registry,
+        connect: Connect::new(&group.name, group.tls.as_ref(), group.protocol, group.source),
+        host: group.host.clone(),
+    };
     Group::new(settings, backends)
 }
 
@@ -100,10 +132,11 @@ fn timeouts(checked: config::Timeouts) -> Timeouts {
     }
 }
 
-fn checks_in_use(groups: &[config::Group]) -> HashMap<Option<HealthCheck>, Vec<SocketAddr>> {
+/// The addresses that each kind of check is for.
+fn checks_in_use(groups: &[config::Group], backends: &[Vec<config::Backend>]) -> HashMap<Option<HealthCheck>, Vec<Address>> {
     let mut in_use: HashMap<_, Vec<_>> = HashMap::new();
-    for group in groups {
-        in_use.entry(group.health_check.clone()).or_default().extend(group.backends.iter().map(|backend| backend.address));
+    for (group, backends) in groups.iter().zip(backends) {
+        in_use.entry(group.health_check.clone()).or_default().extend(backends.iter().map(|backend| backend.address.clone()));
     }
     in_use
 }

@@ -11,78 +11,72 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use crate::balance::Group;
-use crate::config::{self, GroupId, UnknownHost};
+use crate::config::{self, ErrorPages, GroupId, Route, UnknownHost};
 use crate::routing::host::HostTable;
 use crate::routing::path_table::{PathPattern, PathTable};
 use crate::routing::users::UserTable;
+use crate::tls::watch::Watched;
 
-pub use compile::{Carry, compile};
+pub use compile::{Carry, compile, compile_groups, compile_rules};
 
 /// Everything that decides about a request. Published as a whole and never changed.
 pub struct Snapshot {
     /// Counts the configurations that were applied, from 1.
     pub generation: u64,
+    pub rules: Arc<Rules>,
+    pub groups: Vec<Arc<Group>>,
+    /// What the next configuration may fall back to.
+    pub checked: Arc<config::Previous>,
+}
+
+/// What `decide` asks: everything but the backends.
+#[derive(Default)]
+pub struct Rules {
     pub hosts: HostTable,
     pub sites: Vec<Site>,
-    pub groups: Vec<Group>,
-    pub users: UserTable,
+    pub users: Arc<UserTable>,
     pub unknown_host: Unknown,
-    trusted_proxies: Vec<IpNet>,
-    /// What the next configuration may fall back to.
-    pub checked: config::Previous,
+    pub trusted_proxies: Vec<IpNet>,
+    /// For answers that belong to no site.
+    pub error_pages: Arc<ErrorPages>,
+    /// The certificates of all sites.
+    pub certificates: Vec<Arc<Watched>>,
 }
 
 /// What becomes of a request for a host that no site has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unknown {
+    #[default]
     Drop,
     NotFound,
     Site(u32),
 }
 
+/// A site with what is found by index in it.
 pub struct Site {
-    pub name: String,
+    pub config: Arc<config::Site>,
     pub tls: Option<Arc<ServerConfig>>,
     pub hsts: Option<HeaderValue>,
-    pub https_redirect: Option<u16>,
-    /// Empty: the site is broken and answers 503.
-    pub routes: Vec<Route>,
     pub paths: PathTable,
 }
 
-pub struct Route {
-    pub name: String,
-    pub pattern: PathPattern,
-    pub target: config::Target,
-    pub strip: Option<usize>,
-    pub timeouts: config::Timeouts,
-}
-
 impl Snapshot {
-    /// A snapshot of parts that are compiled already: for benchmarks of decisions on large tables.
-    pub fn from_parts(hosts: HostTable, sites: Vec<Site>, groups: Vec<Group>, users: UserTable) -> Self {
-        Self {
-            generation: 1,
-            hosts,
-            sites,
-            groups,
-            users,
-            unknown_host: Unknown::Drop,
-            trusted_proxies: Vec::new(),
-            checked: config::Previous::default(),
-        }
-    }
-
     pub fn site(&self, site: u32) -> Option<&Site> {
-        self.sites.get(site as usize)
+        self.rules.site(site)
     }
 
     pub fn route(&self, site: u32, route: u32) -> Option<&Route> {
-        self.site(site)?.routes.get(route as usize)
+        self.site(site)?.config.routes.get(route as usize)
     }
 
     pub fn group(&self, group: GroupId) -> Option<&Group> {
-        self.groups.get(group.0 as usize)
+        self.groups.get(group.0 as usize).map(AsRef::as_ref)
+    }
+}
+
+impl Rules {
+    pub fn site(&self, site: u32) -> Option<&Site> {
+        self.sites.get(site as usize)
     }
 
     /// Whether what this address says about its clients is believed.
@@ -92,16 +86,55 @@ impl Snapshot {
         self.trusted_proxies.iter().any(|net| net.contains(&address))
     }
 
-    /// The TLS configuration for a server name of a handshake.
-    pub fn tls_config(&self, sni: &str) -> Option<Arc<ServerConfig>> {
-        let name = crate::routing::host::normalize_host(sni)?;
-        let (site, _) = self.hosts.find(&name)?;
+    /// The TLS configuration for a server name of a handshake on a listener.
+    pub fn tls_config(&self, sni: &str, listener: &str) -> Option<Arc<ServerConfig>> {
+        let name = crate::routing::host::normalize_host(sni);
+        let found = name.as_deref().and_then(|name| self.hosts.find(name));
+        let site = found.map(|(site, _)| site).filter(|site| self.site(*site).is_some_and(|site| site.answers_on(listener)));
+        let site = match (site, self.unknown_host) {
+            (Some(site), _) => site,
+            // The default site also answers what no name leads to.
+            (None, Unknown::Site(site)) => site,
+            (None, _) => return None,
+        };
         self.site(site)?.tls.clone()
     }
 }
 
-impl From<(&UnknownHost, &[config::Site])> for Unknown {
-    fn from((choice, sites): (&UnknownHost, &[config::Site])) -> Self {
+impl Site {
+    /// Compiles the routes of a site: the ones that ask for more come first.
+    pub fn new(config: Arc<config::Site>, tls: Option<Arc<ServerConfig>>) -> Self {
+        let mut order: Vec<u32> = (0..).zip(&config.routes).map(|(index, _)| index).collect();
+        let route = |index: u32| config.routes.get(index as usize);
+        let specificity = |index: u32| route(index).map(|route| route.conditions.specificity());
+        // Regexes keep the order of the file, but for those of the same text.
+        let first_of_text = |index: u32| {
+            let regex = |index: u32| match &route(index)?.pattern {
+                PathPattern::Regex(regex) => Some(regex.as_str()),
+                PathPattern::Prefix(_) | PathPattern::Exact { .. } => None,
+            };
+            let text = regex(index)?;
+            (0..index).find(|other| regex(*other) == Some(text)).or(Some(index))
+        };
+        order.sort_by_key(|index| (first_of_text(*index), std::cmp::Reverse(specificity(*index))));
+        let mut paths = PathTable::default();
+        for index in order {
+            if let Some(route) = route(index) {
+                paths.insert(&route.pattern, index);
+            }
+        }
+        let hsts = config.hsts.and_then(|hsts| HeaderValue::from_str(&hsts.value()).ok());
+        Self { tls, hsts, paths, config }
+    }
+
+    /// Whether the site is there for clients of this listener.
+    pub fn answers_on(&self, listener: &str) -> bool {
+        self.config.listeners.is_empty() || self.config.listeners.iter().any(|own| own == listener)
+    }
+}
+
+impl From<(&UnknownHost, &[Arc<config::Site>])> for Unknown {
+    fn from((choice, sites): (&UnknownHost, &[Arc<config::Site>])) -> Self {
         match choice {
             UnknownHost::Drop => Unknown::Drop,
             UnknownHost::NotFound => Unknown::NotFound,

@@ -67,7 +67,7 @@ fn unusable_because(error: &rustls::CertificateError) -> String {
     text
 }
 
-fn reason(error: &rustls_pki_types::pem::Error) -> String {
+pub(super) fn reason(error: &rustls_pki_types::pem::Error) -> String {
     match error {
         rustls_pki_types::pem::Error::Io(error) => error.to_string(),
         rustls_pki_types::pem::Error::NoItemsFound => "there is no PEM block of the right kind in it".to_owned(),

@@ -2,21 +2,26 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark is not the product")]
 
-use portcullis::balance::Group;
-use portcullis::config::{GroupId, Target, Timeouts, Unknown, UsersRule};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use portcullis::config::origin::Origin;
+use portcullis::config::{self, GroupId, Route, Target, Unknown, UsersRule};
 use portcullis::decide::{RequestView, Verdict, decide};
 use portcullis::routing::host::{HostPattern, HostTable};
-use portcullis::routing::path_table::{PathPattern, PathTable};
+use portcullis::routing::path_table::PathPattern;
 use portcullis::routing::users::UserTable;
-use portcullis::snapshot::{Route, Site, Snapshot};
+use portcullis::snapshot::{Rules, Site};
 
 fn main() {
     // Under `cargo bench` there may be flags of its own.
     let mut numbers = std::env::args().filter_map(|argument| argument.parse::<u32>().ok());
     let (rows, requests) = (numbers.next().unwrap_or(10), numbers.next().unwrap_or(10));
-    let snapshot = snapshot(rows);
+    let (rules, headers) = (rules(rows), HeaderMap::new());
     if requests == 0 {
-        println!("{} {}", snapshot.hosts.size() / rows as usize, snapshot.users.size() / rows as usize);
+        println!("{} {}", rules.hosts.size() / rows as usize, rules.users.size() / rows as usize);
     }
     let mut forwarded = 0;
     for n in 0..requests {
@@ -24,14 +29,25 @@ fn main() {
         let row = n.wrapping_mul(2_654_435_761) % rows;
         let host = format!("d{row}.example.com");
         let path = format!("/user{row}/phpmyadmin/index.php");
-        let request = RequestView { method: "GET", host: &host, path: path.as_bytes(), query: None, absolute: false, secure: true };
-        forwarded += u32::from(matches!(decide(&snapshot, &request), Verdict::Forward(_)));
+        let request = RequestView {
+            method: "GET",
+            host: &host,
+            path: path.as_bytes(),
+            query: None,
+            absolute: false,
+            secure: true,
+            headers: &headers,
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            listener: ":443",
+            request_id: "",
+        };
+        forwarded += u32::from(matches!(decide(&rules, &request), Verdict::Forward(_)));
     }
     assert_eq!(forwarded, requests);
 }
 
 /// One site with `rows` domains, and as many users.
-fn snapshot(rows: u32) -> Snapshot {
+fn rules(rows: u32) -> Rules {
     let mut hosts = HostTable::default();
     let mut users = UserTable::default();
     users.add_app("phpmyadmin", "mysql");
@@ -43,15 +59,9 @@ fn snapshot(rows: u32) -> Snapshot {
     hosts.shrink();
     users.shrink();
     let rule = UsersRule { app: None, unknown_user: Unknown::Next, unknown_app: Unknown::NotFound };
-    let route = |path: &str, target, strip| {
-        let pattern = PathPattern::parse(path).unwrap();
-        Route { name: path.to_owned(), pattern, target, strip, timeouts: Timeouts::default() }
-    };
-    let routes = vec![route("/{user}/{app}/", Target::Users(rule), Some(1)), route("/", Target::Group(GroupId(0)), None)];
-    let mut paths = PathTable::default();
-    for (index, route) in (0..).zip(&routes) {
-        paths.insert(&route.pattern, index);
-    }
-    let site = Site { name: "panel".to_owned(), tls: None, hsts: None, https_redirect: None, routes, paths };
-    Snapshot::from_parts(hosts, vec![site], Vec::<Group>::new(), users)
+    let route = |path: &str, target| Route::new(path.to_owned(), Origin::nowhere(), PathPattern::parse(path).unwrap(), target);
+    let by_user = Route { strip: Some(1), ..route("/{user}/{app}/", Target::Users(rule)) };
+    let mut panel = config::Site::new(Path::new("panel.yaml"), "panel".to_owned());
+    panel.routes = vec![by_user, route("/", Target::Group(GroupId(0)))];
+    Rules { hosts, sites: vec![Site::new(Arc::new(panel), None)], users: Arc::new(users), ..Rules::default() }
 }

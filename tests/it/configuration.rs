@@ -237,13 +237,13 @@ fn a_silent_name_server_does_not_empty_a_group() {
     let text = |host: &str| format!("listeners: [{{ address: '127.0.0.1:80' }}]\nbackend_groups: {{ g: {{ backends: ['{host}:80'] }} }}\n");
     std::fs::write(&main, text("localhost")).unwrap();
     let mut groups = load(&main, &Previous::default()).config.unwrap().groups;
-    let address = groups[0].backends[0].address;
+    let address = groups[0].members[0].addresses.clone();
     // As it was while this name still resolved.
-    groups[0].backends[0].host = "no-such-host.invalid:80".to_owned();
+    groups[0].members[0].host = "no-such-host.invalid:80".to_owned();
     std::fs::write(&main, text("no-such-host.invalid")).unwrap();
-    let loaded = load(&main, &Previous { sites: Vec::new(), groups });
+    let loaded = load(&main, &Previous { groups, ..Previous::default() });
     assert!(loaded.report.render(false).contains("its last known addresses stay"), "{}", loaded.report.render(false));
-    assert_eq!(loaded.config.unwrap().groups[0].backends[0].address, address);
+    assert_eq!(loaded.config.unwrap().groups[0].members[0].addresses, address);
 }
 
 /// A search through the file for each row made this take minutes.

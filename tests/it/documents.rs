@@ -84,17 +84,24 @@ fn the_file_to_start_from_is_good() {
     assert_eq!((result.code, result.text.as_str()), (Some(0), "main.yaml: good: 1 site, 1 backend group, 0 users\n"));
 }
 
-/// Every key that the README's tables name is one that the program knows, and the other way round.
+/// The reference page is what the program says of its keys; `UPDATE=1` writes it anew.
 #[test]
-fn the_readmes_tables_name_every_key() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let raw = std::fs::read_to_string(root().join("src/config/raw.rs")).unwrap();
-    let keys = raw
-        .lines()
-        .filter(|line| line.starts_with("    "))
-        .filter_map(|line| line.trim().strip_prefix("pub(crate) ")?.split_once(": ").map(|(key, _)| key.to_owned()));
-    let missing: Vec<String> = keys.filter(|key| !readme.contains(key.as_str())).collect();
-    assert!(missing.is_empty(), "the README does not name {missing:?}");
+fn the_reference_is_made_from_the_schema() {
+    let output = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(["schema", "--markdown"]).output().unwrap();
+    let (made, path) = (String::from_utf8(output.stdout).unwrap(), root().join("docs/reference.md"));
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    assert_eq!(made, std::fs::read_to_string(&path).unwrap());
+    let raw = std::fs::read_to_string(root().join("src/config/raw/mod.rs")).unwrap();
+    let keys = raw.lines().filter_map(|line| line.strip_prefix("    pub(crate) ")?.split_once(": ").map(|(key, _)| key));
+    let mut count = 0;
+    for key in keys {
+        assert!(made.contains(&format!("| `{key}` |")), "{key}");
+        count += 1;
+    }
+    assert!(count > 120, "{count}");
+    assert!(!made.contains("|  |"), "every key has a description");
 }
 
 /// `src/architecture.md` says who names Pingora, and that every file opens with a sentence about itself.

@@ -6,6 +6,7 @@ mod actors;
 
 mod balancing;
 mod configuration;
+mod deciding;
 mod demo;
 mod documents;
 mod headers;

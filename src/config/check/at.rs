@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::super::diagnostic::{Diagnostic, Place};
-use super::super::tree::{Document, Node, Step};
+use super::super::origin::Origin;
+use super::super::tree::{Document, Kind, Node, Step};
 
 #[derive(Clone)]
 pub(super) struct At<'d> {
@@ -31,6 +32,25 @@ impl<'d> At<'d> {
             Some(node) => At { document: self.document, node, key: None },
             None => self.clone(),
         }
+    }
+
+    /// The values of a mapping with their keys, in the order of the file: for large ones, where looking each up costs.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'d str, At<'d>)> {
+        let entries = match &self.node.kind {
+            Kind::Mapping(entries) => entries.as_slice(),
+            Kind::Scalar { .. } | Kind::Sequence(_) => &[],
+        };
+        let document = self.document;
+        entries.iter().map(move |entry| (entry.key.as_str(), At { document, node: &entry.value, key: Some(entry.key_span.clone()) }))
+    }
+
+    /// Whether a placeholder put (part of) the text here: it may be a secret.
+    pub(super) fn is_filled(&self) -> bool {
+        matches!(self.node.kind, Kind::Scalar { filled: true, .. })
+    }
+
+    pub(super) fn origin(&self) -> Origin {
+        Origin::from(&self.place())
     }
 
     pub(super) fn place(&self) -> Place {

@@ -1,15 +1,22 @@
 //! Checks backend groups: backends and their names, health checks, stickiness. Host names are resolved here.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::sync::mpsc;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Method};
 
 use super::super::diagnostic::{Place, Report, did_you_mean};
 use super::super::raw::{self, Short};
+use super::super::source::relative_to;
 use super::super::units::Time;
-use super::super::{Backend, CheckKind, Group, HealthCheck, Sticky, Timeouts};
+use super::super::{Address, BackendTls, CheckKind, Group, HealthCheck, HostSent, HttpCheck, Member, Protocol, Sticky, Timeouts};
 use super::{At, at, check_name, timeouts};
+use crate::resolve::look_up_blocking;
+use crate::tls::client::{Authorities, ClientTls, Identity};
+use crate::tls::load::LoadError;
 
 /// An unreachable backend fails fast on the local network; a full accept queue needs a second try after 1 s and 3 s.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -25,6 +32,9 @@ const RISE: usize = 2;
 /// Three bad probes: one lost packet must not move anybody's session. A refused connection counts at once.
 const FALL: usize = 3;
 
+/// A tenth of the interval: backends that were added together are not probed together for ever.
+const JITTER: u32 = 10;
+
 /// More backends than any group has; the order of their turns is computed when it is built.
 const MAX_BACKENDS: usize = 1024;
 
@@ -37,17 +47,26 @@ pub(super) struct Defaults<'a> {
     pub(super) health_check: Option<HealthCheck>,
     /// When the last answer of a name server is taken: names of all groups are given the same time.
     resolve_by: Instant,
+    resolving: Resolving<'a>,
+}
+
+/// Who is asked for names.
+#[derive(Clone, Copy)]
+pub(super) struct Resolving<'a> {
+    /// Empty: the system.
+    pub(super) servers: &'a [SocketAddr],
     /// The groups in force, whose addresses stand in for a name that does not resolve now.
-    previous: &'a [Group],
+    pub(super) previous: &'a [Group],
 }
 
 impl<'a> Defaults<'a> {
-    pub(super) fn new(raw: &raw::Defaults, previous: &'a [Group], at: &At<'_>, report: &mut Report) -> Self {
+    pub(super) fn new(raw: &raw::Defaults, resolving: Resolving<'a>, at: &At<'_>, report: &mut Report) -> Self {
         let built_in = Timeouts { connect: Some(CONNECT), read: Some(READ), send: Some(SEND), websocket_idle: Some(WEBSOCKET_IDLE) };
         let own = timeouts(&raw.timeouts, &at.key("timeouts"), report);
-        let tcp = Some(tcp_check());
-        let health_check = health_check(raw.health_check.as_ref(), tcp, &at.key("health_check"), report);
-        Defaults { timeouts: own.or(built_in), health_check, resolve_by: Instant::now() + RESOLVE, previous }
+        let peer = Peer { tls: None, protocol: Protocol::Http1, source: None };
+        let tcp = Some(peer.tcp_check());
+        let health_check = health_check(raw.health_check.as_ref(), tcp, &peer, &at.key("health_check"), report);
+        Defaults { timeouts: own.or(built_in), health_check, resolve_by: Instant::now() + RESOLVE, resolving }
     }
 }
 
@@ -59,10 +78,23 @@ pub(super) struct Written<'a> {
     pub(super) health_check: Option<&'a Short<raw::HealthCheck>>,
     pub(super) sticky: Option<&'a Short<raw::Sticky>>,
     pub(super) timeouts: raw::Timeouts,
+    pub(super) tls: Option<&'a Short<raw::BackendTls>>,
+    pub(super) protocol: Option<&'a str>,
+    pub(super) host: Option<&'a str>,
+    pub(super) source: Option<&'a str>,
     pub(super) of_site: bool,
+    /// The file that says it.
+    pub(super) from: &'a Path,
 }
 
-pub(super) fn check_all(raw: &BTreeMap<String, raw::Group>, defaults: &Defaults<'_>, at: &At<'_>, report: &mut Report) -> Vec<Group> {
+pub(super) fn check_all(
+    raw: &BTreeMap<String, raw::Group>,
+    from: &Path,
+    defaults: &Defaults<'_>,
+    at: &At<'_>,
+    report: &mut Report,
+) -> Vec<Group> {
+    let places: HashMap<&str, At<'_>> = at.entries().collect();
     let groups = raw.iter().map(|(name, group)| {
         let written = Written {
             name,
@@ -71,48 +103,157 @@ pub(super) fn check_all(raw: &BTreeMap<String, raw::Group>, defaults: &Defaults<
             health_check: group.health_check.as_ref(),
             sticky: group.sticky.as_ref(),
             timeouts: group.timeouts.unwrap_or_default(),
+            tls: group.tls.as_ref(),
+            protocol: group.protocol.as_deref(),
+            host: group.host.as_deref(),
+            source: group.source.as_deref(),
             of_site: false,
+            from,
         };
-        (written, at.key(name))
+        check(&written, defaults, places.get(name.as_str()).unwrap_or(at), report)
     });
-    let written: Vec<_> = groups.collect();
-    written.into_iter().map(|(group, at)| check(&group, defaults, &at, report)).collect()
+    groups.collect()
 }
 
 pub(super) fn check(group: &Written<'_>, defaults: &Defaults<'_>, at: &At<'_>, report: &mut Report) -> Group {
     check_name(group.name, "backend group", at, report);
-    match group.balance {
+    balance(group.balance, &at.key("balance"), report);
+    let members = members(group.backends, defaults, &at.key("backends"), report);
+    if group.backends.is_empty() {
+        report.push(at.key("backends").error(format!("the group `{}` has no backends", group.name)));
+    }
+    let protocol = match group.protocol {
+        None | Some("http1") => Protocol::Http1,
+        Some("http2") => Protocol::Http2,
+        Some("auto") => Protocol::Auto,
+        Some(other) => {
+            let diagnostic = at.key("protocol").error(format!("`{other}` is no protocol: `http1`, `http2` or `auto`"));
+            report.push(at::hint(diagnostic, did_you_mean(other, ["http1", "http2", "auto"])));
+            Protocol::Http1
+        }
+    };
+    let tls = backend_tls(group.tls, group.from, &at.key("tls"), report);
+    if protocol == Protocol::Auto && tls.is_none() {
+        let diagnostic = at.key("protocol").error("`auto` needs `tls`: in the clear there is nothing to choose by");
+        report.push(diagnostic.with_help("write `http2` for backends that speak it without TLS"));
+    }
+    if let Some(tls) = &tls {
+        server_names(tls, &members, at, report);
+    }
+    let source = group.source.and_then(|text| {
+        let source = text.parse().ok();
+        if source.is_none() {
+            report.push(at.key("source").error(format!("`{text}` is no address")).with_help("write for example `10.0.0.5`"));
+        }
+        source
+    });
+    let peer = Peer { tls: tls.clone(), protocol, source };
+    let by_default = defaults.health_check.clone().map(|check| peer.adapt(check));
+    Group {
+        name: group.name.to_owned(),
+        origin: at.origin(),
+        of_site: group.of_site,
+        sticky: sticky(group, &at.key("sticky"), report),
+        health_check: health_check(group.health_check, by_default, &peer, &at.key("health_check"), report),
+        timeouts: timeouts(&group.timeouts, &at.key("timeouts"), report).or(defaults.timeouts),
+        members,
+        tls,
+        protocol,
+        host: host_sent(group.host, &at.key("host"), report),
+        source,
+    }
+}
+
+fn balance(raw: Option<&str>, at: &At<'_>, report: &mut Report) {
+    match raw {
         None | Some("round_robin") => {}
         Some(known @ ("least_requests" | "random_two" | "hash")) => {
-            report.push(
-                at.key("balance").error(format!("`balance: {known}` is not in this version")).with_help("leave it out for `round_robin`"),
-            );
+            report.push(at.error(format!("`balance: {known}` is not in this version")).with_help("leave it out for `round_robin`"));
         }
         Some(other) => {
-            let diagnostic = at.key("balance").error(format!("`{other}` is no way to balance"));
+            let diagnostic = at.error(format!("`{other}` is no way to balance"));
             match did_you_mean(other, ["round_robin"]) {
                 meant @ Some(_) => report.push(at::hint(diagnostic, meant)),
                 None => report.push(diagnostic.with_help("leave it out for `round_robin`, smooth and weighted")),
             }
         }
     }
-    let backends = backends(group.backends, defaults, &at.key("backends"), report);
-    if group.backends.is_empty() {
-        report.push(at.key("backends").error(format!("the group `{}` has no backends", group.name)));
-    }
-    Group {
-        name: group.name.to_owned(),
-        of_site: group.of_site,
-        sticky: sticky(group, &at.key("sticky"), report),
-        health_check: health_check(group.health_check, defaults.health_check.clone(), &at.key("health_check"), report),
-        timeouts: timeouts(&group.timeouts, &at.key("timeouts"), report).or(defaults.timeouts),
-        backends,
+}
+
+fn host_sent(raw: Option<&str>, at: &At<'_>, report: &mut Report) -> HostSent {
+    match raw {
+        None | Some("keep") => HostSent::Keep,
+        Some("backend") => HostSent::Backend,
+        Some(host) => {
+            if !crate::routing::host::is_authority(host.as_bytes()) || host.is_empty() {
+                report.push(at.error(format!("`{host}` is no host: `keep`, `backend`, or a name such as `app.internal`")));
+            }
+            HostSent::Fixed(host.to_owned())
+        }
     }
 }
 
-// === Backends ===
+// === TLS to backends ===
 
-fn backends(raw: &[Short<raw::Backend>], defaults: &Defaults<'_>, at: &At<'_>, report: &mut Report) -> Vec<Backend> {
+/// How backends are spoken to, as far as their probes go the same way.
+pub(super) struct Peer {
+    tls: Option<BackendTls>,
+    protocol: Protocol,
+    source: Option<IpAddr>,
+}
+
+fn backend_tls(raw: Option<&Short<raw::BackendTls>>, from: &Path, at: &At<'_>, report: &mut Report) -> Option<BackendTls> {
+    let long = match raw? {
+        Short::Switch(false) => return None,
+        Short::Switch(true) => raw::BackendTls::default(),
+        Short::Word(word) => {
+            report.push(at.error(format!("`{word}` says nothing here")).with_help("write `tls: true`, or `tls: { server_name: NAME }`"));
+            return None;
+        }
+        Short::Long(long) => long.clone(),
+    };
+    let verify = long.verify.unwrap_or(true);
+    if let Some(name) = &long.server_name
+        && rustls_pki_types::ServerName::try_from(name.as_str()).is_err()
+    {
+        report.push(at.key("server_name").error(format!("`{name}` is no name of a server")));
+    }
+    if !verify {
+        for (key, given) in [("ca", long.ca.is_some())] {
+            if given {
+                report.push(at.key(key).error(format!("`{key}` has no effect with `verify: false`")));
+            }
+        }
+        report.push(at.key("verify").warning("the backends' certificates are not verified: whoever is on the way can read and change all"));
+    }
+    let mut failed = |key: &str, error: LoadError| report.push(at.key(key).error(error.to_string()));
+    let ca = long.ca.as_ref().and_then(|path| Authorities::read(&relative_to(from, path)).map_err(|error| failed("ca", error)).ok());
+    let identity = match (&long.cert, &long.key) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => {
+            let read = Identity::read(&relative_to(from, cert), &relative_to(from, key));
+            read.map_err(|error| failed(if error.in_key() { "key" } else { "cert" }, error)).ok()
+        }
+        (cert, _) => {
+            let (there, missing) = if cert.is_some() { ("cert", "key") } else { ("key", "cert") };
+            report.push(at.key(there).error(format!("`{there}` needs `{missing}`")));
+            None
+        }
+    };
+    Some(BackendTls { server_name: long.server_name, client: Arc::new(ClientTls { verify, ca, identity }) })
+}
+
+/// A certificate is verified against a name, so there must be one.
+fn server_names(tls: &BackendTls, members: &[Member], at: &At<'_>, report: &mut Report) {
+    let unix = members.iter().any(|member| matches!(member.addresses.as_slice(), [Address::Unix(_)]));
+    if tls.server_name.is_none() && unix {
+        report.push(at.key("tls").error("a unix socket has no name to verify: write `tls: { server_name: NAME }`"));
+    }
+}
+
+// === Members ===
+
+fn members(raw: &[Short<raw::Backend>], defaults: &Defaults<'_>, at: &At<'_>, report: &mut Report) -> Vec<Member> {
     let written: Vec<(raw::Backend, At<'_>)> =
         raw.iter().enumerate().filter_map(|(index, short)| Some((written(short)?, at.index(index)))).collect();
     if written.len() < raw.len() {
@@ -122,63 +263,67 @@ fn backends(raw: &[Short<raw::Backend>], defaults: &Defaults<'_>, at: &At<'_>, r
         report.push(at.error(format!("a group has at most {MAX_BACKENDS} backends")));
         return Vec::new();
     }
-    let resolved = resolve(defaults.resolve_by, written.iter().map(|(backend, _)| backend.address.as_str()));
-    let mut found: Vec<Backend> = Vec::new();
-    let mut addresses: HashMap<SocketAddr, Place> = HashMap::new();
+    let resolved = resolve(defaults, written.iter().map(|(backend, _)| backend.address.as_str()));
+    let mut members: Vec<Member> = Vec::new();
+    let mut addresses: HashMap<Address, Place> = HashMap::new();
     let mut names: HashMap<String, Place> = HashMap::new();
     for ((backend, at), resolved) in written.iter().zip(resolved) {
         let weight = backend.weight.unwrap_or(1);
         if !(1..=256).contains(&weight) {
             report.push(at.key("weight").error("`weight` is a number from 1 to 256").with_help("to take a backend out, remove it"));
         }
-        let resolved = match resolved {
-            Ok(resolved) => resolved,
+        if let Some(name) = &backend.name {
+            check_name(name, "backend", &at.key("name"), report);
+        }
+        let (found, by_name) = match resolved {
+            Ok(found) => found,
             Err(Unresolved::NoAddress(why)) => {
-                report.push(at.key("address").error(why).with_help("write `10.0.0.1:8080`, `[2001:db8::1]:8080` or `app.internal:8080`"));
+                let help = "write `10.0.0.1:8080`, `[2001:db8::1]:8080`, `app.internal:8080` or `unix:/run/app.sock`";
+                report.push(at.key("address").error(why).with_help(help));
                 continue;
             }
             Err(Unresolved::Name(why)) => {
-                let known = last_known(&backend.address, defaults.previous);
+                let known = last_known(&backend.address, defaults.resolving.previous);
                 let help = match known.len() {
-                    0 => "the group goes on without it; the next reload asks again",
-                    _ => "its last known addresses stay; the next reload asks again",
+                    0 => "the group goes on without it; it is asked for again and again",
+                    _ => "its last known addresses stay; it is asked for again and again",
                 };
                 report.push(at.key("address").warning(format!("`{}` does not resolve: {why}", backend.address)).with_help(help));
-                known
+                (known, true)
             }
         };
-        let several = resolved.len() > 1;
-        for address in resolved {
-            let name = match &backend.name {
-                Some(name) if several => format!("{name}-{}", address.ip()),
-                Some(name) => name.clone(),
-                None if several => address.to_string(),
-                None => backend.address.clone(),
-            };
-            if backend.name.is_some() {
-                check_name(&name.replace(':', "."), "backend", &at.key("name"), report);
-            }
-            if let Some(first) = addresses.insert(address, at.place()) {
+        for address in &found {
+            if let Some(first) = addresses.insert(address.clone(), at.place()) {
                 report.push(
                     at.key("address").error(format!("{address} is in this group twice")).with_related(first, "it is first named here"),
                 );
-            } else if let Some(first) = names.insert(name.clone(), at.place()) {
-                report
-                    .push(at.key("name").error(format!("a second backend is named `{name}`")).with_related(first, "the first one is here"));
             }
-            found.push(Backend { name, host: backend.address.clone(), address, weight, backup: backend.backup });
         }
+        let name = backend.name.clone().unwrap_or_else(|| backend.address.clone());
+        if let Some(first) = names.insert(name.clone(), at.place())
+            && backend.name.is_some()
+        {
+            report.push(at.key("name").error(format!("a second backend is named `{name}`")).with_related(first, "the first one is here"));
+        }
+        members.push(Member {
+            name: backend.name.clone(),
+            host: backend.address.clone(),
+            resolved: by_name,
+            addresses: found,
+            weight,
+            backup: backend.backup,
+        });
     }
-    if !found.is_empty() && found.iter().all(|backend| backend.backup) {
+    if !members.is_empty() && members.iter().all(|member| member.backup) {
         report.push(at.error("every backend is a backup: one must not be"));
     }
-    found
+    members
 }
 
 /// The addresses that a name had when it last resolved.
-fn last_known(host: &str, previous: &[Group]) -> Vec<SocketAddr> {
-    let backends = previous.iter().flat_map(|group| &group.backends).filter(|backend| backend.host == host);
-    let mut known: Vec<SocketAddr> = backends.map(|backend| backend.address).collect();
+fn last_known(host: &str, previous: &[Group]) -> Vec<Address> {
+    let members = previous.iter().flat_map(|group| &group.members).filter(|member| member.host == host);
+    let mut known: Vec<Address> = members.flat_map(|member| member.addresses.clone()).collect();
     known.sort();
     known.dedup();
     known
@@ -197,20 +342,20 @@ enum Unresolved {
     Name(String),
 }
 
+/// Addresses, and whether a name led to them.
+type Resolved = Result<(Vec<Address>, bool), Unresolved>;
+
 /// Resolves addresses, names side by side, since one silent name server must not hold up the others.
-fn resolve<'a>(deadline: Instant, addresses: impl Iterator<Item = &'a str>) -> Vec<Result<Vec<SocketAddr>, Unresolved>> {
-    let pending: Vec<_> = addresses.map(|text| (text, lookup(text))).collect();
+fn resolve<'a>(defaults: &Defaults<'_>, addresses: impl Iterator<Item = &'a str>) -> Vec<Resolved> {
+    let (deadline, servers) = (defaults.resolve_by, defaults.resolving.servers);
+    let pending: Vec<_> = addresses.map(|text| (text, lookup(text, servers))).collect();
     let wait = |(text, pending): (&str, Result<Lookup, String>)| match pending {
         Err(why) => Err(Unresolved::NoAddress(why)),
-        Ok(Lookup::Known(address)) => Ok(vec![address]),
+        Ok(Lookup::Known(address)) => Ok((vec![address], false)),
         Ok(Lookup::Asked(answer)) => {
             let left = deadline.saturating_duration_since(Instant::now());
             match answer.recv_timeout(left) {
-                Ok(Ok(mut addresses)) if !addresses.is_empty() => {
-                    addresses.sort();
-                    addresses.dedup();
-                    Ok(addresses)
-                }
+                Ok(Ok(addresses)) if !addresses.is_empty() => Ok((addresses.into_iter().map(Address::Inet).collect(), true)),
                 Ok(Ok(_)) => Err(Unresolved::Name("it has no address".to_owned())),
                 Ok(Err(error)) => Err(Unresolved::Name(error.to_string())),
                 Err(_) => Err(Unresolved::Name(format!("no answer for `{text}` within {} s", RESOLVE.as_secs()))),
@@ -221,16 +366,25 @@ fn resolve<'a>(deadline: Instant, addresses: impl Iterator<Item = &'a str>) -> V
 }
 
 enum Lookup {
-    Known(SocketAddr),
+    Known(Address),
     Asked(mpsc::Receiver<std::io::Result<Vec<SocketAddr>>>),
 }
 
-fn lookup(text: &str) -> Result<Lookup, String> {
+/// The longest path of a unix socket (`sun_path` less its end).
+const MAX_SOCKET_PATH: usize = 107;
+
+fn lookup(text: &str, servers: &[SocketAddr]) -> Result<Lookup, String> {
     if text.starts_with("http://") || text.starts_with("https://") {
-        return Err(format!("`{text}` is a URL: a backend is an address with a port"));
+        return Err(format!("`{text}` is a URL: a backend is an address with a port, and `tls: true` of its group says https"));
     }
-    if let Ok(address) = text.parse() {
-        return Ok(Lookup::Known(address));
+    if let Some(path) = text.strip_prefix("unix:") {
+        if !path.starts_with('/') || path.len() > MAX_SOCKET_PATH {
+            return Err(format!("`{path}` is no path of a socket: it starts with `/` and has at most {MAX_SOCKET_PATH} characters"));
+        }
+        return Ok(Lookup::Known(Address::Unix(path.into())));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return if address.port() == 0 { Err("`0` is no port".to_owned()) } else { Ok(Lookup::Known(Address::Inet(address))) };
     }
     let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("`{text}` has no port"))?;
     port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| format!("`{port}` is no port"))?;
@@ -239,30 +393,48 @@ fn lookup(text: &str) -> Result<Lookup, String> {
         return Err(format!("`{host}` is no host name and no address"));
     }
     let (tell, answer) = mpsc::channel();
-    let text = text.to_owned();
+    let (text, servers) = (text.to_owned(), servers.to_vec());
     // A thread that cannot be started gives no answer, which is reported as such.
     let _ = std::thread::Builder::new().name("resolve".into()).spawn(move || {
         // Nobody may be waiting any more: that is no error.
-        let _ = tell.send(text.to_socket_addrs().map(Iterator::collect));
+        let _ = tell.send(look_up_blocking(&text, &servers));
     });
     Ok(Lookup::Asked(answer))
 }
 
 // === Health checks and stickiness ===
 
-/// What a group gets that says nothing.
-fn tcp_check() -> HealthCheck {
-    HealthCheck { kind: CheckKind::Tcp, interval: INTERVAL, timeout: PROBE_TIMEOUT, rise: RISE, fall: FALL }
+impl Peer {
+    /// What a group gets that says nothing.
+    fn tcp_check(&self) -> HealthCheck {
+        HealthCheck {
+            kind: CheckKind::Tcp,
+            port: None,
+            tls: self.tls.clone(),
+            protocol: self.protocol,
+            source: self.source,
+            interval: INTERVAL,
+            timeout: PROBE_TIMEOUT,
+            jitter: INTERVAL / JITTER,
+            rise: RISE,
+            fall: FALL,
+        }
+    }
+
+    /// A check of the defaults, which goes the way of this group's requests.
+    fn adapt(&self, check: HealthCheck) -> HealthCheck {
+        HealthCheck { tls: self.tls.clone(), protocol: self.protocol, source: self.source, ..check }
+    }
 }
 
 pub(super) fn health_check(
     raw: Option<&Short<raw::HealthCheck>>,
     default: Option<HealthCheck>,
+    peer: &Peer,
     at: &At<'_>,
     report: &mut Report,
 ) -> Option<HealthCheck> {
-    let tcp = tcp_check();
-    let http = |path: &str, host: Option<String>| CheckKind::Http { path: path.to_owned(), host };
+    let tcp = peer.tcp_check();
     match raw {
         None => default,
         Some(Short::Switch(false)) => None,
@@ -270,46 +442,135 @@ pub(super) fn health_check(
         Some(Short::Word(word)) => match word.as_str() {
             "off" => None,
             "tcp" => Some(tcp),
-            path if path.starts_with('/') && is_target(path) => Some(HealthCheck { kind: http(path, None), ..tcp }),
+            path if path.starts_with('/') && is_target(path) => {
+                let long = raw::HealthCheck { path: Some(path.to_owned()), ..raw::HealthCheck::default() };
+                Some(HealthCheck { kind: check_kind(&long, at, report), ..tcp })
+            }
             other => {
                 report
                     .push(at.error(format!("`{other}` is no health check")).with_help("write `tcp`, a path such as `/healthz`, or `off`"));
                 default
             }
         },
-        Some(Short::Long(long)) => {
-            let mut time = |key: &str, value: Option<Time>, default: Duration| match value {
-                Some(Time(time)) if time.is_zero() => {
-                    report.push(at.key(key).error(format!("`{key}` must be longer than nothing")));
-                    default
-                }
-                Some(Time(time)) => time,
-                None => default,
-            };
-            let interval = time("interval", long.interval, INTERVAL);
-            let timeout = time("timeout", long.timeout, PROBE_TIMEOUT);
-            for (key, zero) in [("rise", long.rise == Some(0)), ("fall", long.fall == Some(0))] {
-                if zero {
-                    report.push(at.key(key).error(format!("`{key}` must be at least 1")));
-                }
-            }
-            let kind = match &long.path {
-                Some(path) if path.starts_with('/') && is_target(path) => http(path, long.host.clone()),
-                Some(path) => {
-                    report.push(at.key("path").error(format!("`{path}` is no path: it starts with `/` and has no spaces")));
-                    CheckKind::Tcp
-                }
-                None if long.host.is_some() => {
-                    report.push(at.key("host").error("`host` needs a `path`: a TCP check sends nothing"));
-                    CheckKind::Tcp
-                }
-                None => CheckKind::Tcp,
-            };
-            if long.host.as_deref().is_some_and(|host| !is_target(host)) {
-                report.push(at.key("host").error("`host` is no host name"));
-            }
-            Some(HealthCheck { kind, interval, timeout, rise: long.rise.unwrap_or(RISE), fall: long.fall.unwrap_or(FALL) })
+        Some(Short::Long(long)) => Some(long_check(long, tcp, at, report)),
+    }
+}
+
+fn long_check(long: &raw::HealthCheck, tcp: HealthCheck, at: &At<'_>, report: &mut Report) -> HealthCheck {
+    let mut time = |key: &str, value: Option<Time>, default: Duration| match value {
+        Some(Time(time)) if time.is_zero() => {
+            report.push(at.key(key).error(format!("`{key}` must be longer than nothing")));
+            default
         }
+        Some(Time(time)) => time,
+        None => default,
+    };
+    let interval = time("interval", long.interval, INTERVAL);
+    let timeout = time("timeout", long.timeout, PROBE_TIMEOUT);
+    for (key, zero) in [("rise", long.rise == Some(0)), ("fall", long.fall == Some(0)), ("port", long.port == Some(0))] {
+        if zero {
+            report.push(at.key(key).error(format!("`{key}` must be at least 1")));
+        }
+    }
+    let jitter = long.jitter.map_or(interval / JITTER, |jitter| jitter.0);
+    if jitter > interval {
+        report.push(at.key("jitter").error("`jitter` is at most `interval`"));
+    }
+    let tls = match (long.tls, tcp.tls) {
+        (Some(false), _) => None,
+        (Some(true), None) => {
+            Some(BackendTls { server_name: None, client: Arc::new(ClientTls { verify: true, ca: None, identity: None }) })
+        }
+        (Some(true) | None, tls) => tls,
+    };
+    // In the clear a backend cannot choose.
+    let protocol = if tls.is_none() && tcp.protocol == Protocol::Auto { Protocol::Http1 } else { tcp.protocol };
+    HealthCheck {
+        kind: check_kind(long, at, report),
+        port: long.port,
+        tls,
+        protocol,
+        interval,
+        timeout,
+        jitter,
+        rise: long.rise.unwrap_or(RISE),
+        fall: long.fall.unwrap_or(FALL),
+        ..tcp
+    }
+}
+
+fn check_kind(long: &raw::HealthCheck, at: &At<'_>, report: &mut Report) -> CheckKind {
+    let Some(path) = &long.path else {
+        let only_http = [
+            ("method", long.method.is_some()),
+            ("host", long.host.is_some()),
+            ("status", long.status.is_some()),
+            ("body", long.body.is_some()),
+            ("headers", !long.headers.is_empty()),
+        ];
+        for (key, _) in only_http.into_iter().filter(|(_, given)| *given) {
+            report.push(at.key(key).error(format!("`{key}` needs a `path`: a TCP check sends nothing")));
+        }
+        return CheckKind::Tcp;
+    };
+    if !path.starts_with('/') || !is_target(path) {
+        report.push(at.key("path").error(format!("`{path}` is no path: it starts with `/` and has no spaces")));
+    }
+    if long.host.as_deref().is_some_and(|host| !is_target(host)) {
+        report.push(at.key("host").error("`host` is no host name"));
+    }
+    let method = match long.method.as_deref() {
+        None | Some("GET") => Method::GET,
+        Some("HEAD") => Method::HEAD,
+        Some("OPTIONS") => Method::OPTIONS,
+        Some("POST") => Method::POST,
+        Some(other) => {
+            report.push(at.key("method").error(format!("`{other}` is no method for a probe: `GET`, `HEAD`, `OPTIONS` or `POST`")));
+            Method::GET
+        }
+    };
+    if method == Method::HEAD && long.body.is_some() {
+        report.push(at.key("body").error("a HEAD has no body to look at"));
+    }
+    let mut statuses = Vec::new();
+    for (index, text) in long.status.iter().flat_map(|status| &status.0).enumerate() {
+        match statuses_of(text) {
+            Some(range) => statuses.push(range),
+            None => {
+                let at = at.key("status");
+                let at = if long.status.as_ref().is_some_and(|status| status.0.len() > 1) { at.index(index) } else { at };
+                report.push(at.error(format!("`{text}` is no status: write `200`, `2xx` or `200-399`")));
+            }
+        }
+    }
+    if statuses.is_empty() {
+        statuses.push((200, 399));
+    }
+    let mut headers = HeaderMap::new();
+    for (name, value) in &long.headers {
+        let parsed = name.parse::<http::HeaderName>().ok().zip(http::HeaderValue::from_str(&value.0).ok());
+        match parsed {
+            Some((name, _)) if name == http::header::HOST => {
+                report.push(at.key("headers").key(name.as_str()).error("`host:` of the health check says it"));
+            }
+            Some((name, value)) => drop(headers.insert(name, value)),
+            None => report.push(at.key("headers").key(name).error(format!("`{name}` and its value are no header"))),
+        }
+    }
+    let (host, body) = (long.host.clone(), long.body.clone());
+    CheckKind::Http(Arc::new(HttpCheck { method, path: path.clone(), host, headers, statuses, body }))
+}
+
+/// `200`, `2xx` or `200-399` as a range, both ends included.
+fn statuses_of(text: &str) -> Option<(u16, u16)> {
+    let status = |text: &str| text.parse().ok().filter(|status| (100..=599).contains(status));
+    if let Some(class) = text.strip_suffix("xx") {
+        let class: u16 = class.parse().ok().filter(|class| (1..=5).contains(class))?;
+        return Some((class * 100, class * 100 + 99));
+    }
+    match text.split_once('-') {
+        Some((from, to)) => status(from).zip(status(to)).filter(|(from, to)| from <= to),
+        None => status(text).map(|status| (status, status)),
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn check(raw: &[raw::Listener], at: &At<'_>, report: &mut Report) -> 
     }
     let mut listeners = Vec::new();
     let mut seen: Vec<(SocketAddr, Place)> = Vec::new();
+    let mut names: Vec<(String, Place)> = Vec::new();
     for (index, listener) in raw.iter().enumerate() {
         let at = at.index(index);
         let address = match parse_address(&listener.address) {
@@ -43,6 +44,15 @@ pub(super) fn check(raw: &[raw::Listener], at: &At<'_>, report: &mut Report) -> 
             report.push(diagnostic.with_related(first.clone(), "the first one is here"));
         }
         seen.push((address, at.key("address").place()));
+        let name = listener.name.clone().unwrap_or_else(|| listener.address.clone());
+        // Two that bear their address as a name have been reported already.
+        if let Some((_, first)) = names.iter().find(|(other, _)| *other == name)
+            && listener.name.is_some()
+        {
+            let diagnostic = at.key("name").error(format!("a second listener is named `{name}`"));
+            report.push(diagnostic.with_related(first.clone(), "the first one is here"));
+        }
+        names.push((name, at.key("name").place()));
         listeners.push(limits(listener, address, &at, report));
     }
     listeners
@@ -71,6 +81,7 @@ fn limits(listener: &raw::Listener, address: SocketAddr, at: &At<'_>, report: &m
         report.push(at.key("max_requests").error("`max_requests` must be at least 1"));
     }
     Listener {
+        name: listener.name.clone().unwrap_or_else(|| listener.address.clone()),
         address,
         tls: listener.tls,
         keep_alive,

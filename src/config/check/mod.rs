@@ -1,13 +1,22 @@
 //! From raw values to checked ones: names are resolved, defaults filled in, every mistake collected.
 
+mod answers;
 mod at;
+mod certificates;
+mod dead_regex;
+mod edits;
 mod group;
 mod listener;
+mod route;
+mod route_tests;
 mod site;
 mod users;
+mod users_stream;
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -16,13 +25,46 @@ use super::diagnostic::{Diagnostic, Place, Report, Severity, did_you_mean};
 use super::raw::{self, Short};
 use super::read::read;
 use super::source::{files_of, read_document, relative_to};
-use super::tree::Document;
-use super::{AccessLog, Config, Group, GroupId, LogFormat, LogTarget, Previous, Secret, Site, Target, Timeouts, UnknownHost};
+use super::{
+    AccessLog, Config, ErrorPages, Group, GroupId, LogFormat, LogTarget, Previous, Secret, Site, SiteCertificates, Target, Timeouts,
+    UnknownHost,
+};
+use crate::rewrite::headers::HeaderEdit;
 use crate::routing::host::HostPattern;
+use crate::tls::Preset;
+use crate::tls::store::{Files, Loaded};
 use at::At;
 
 /// Groups of the main file by name, for routes and users that refer to them.
 type GroupNames = HashMap<String, GroupId>;
+
+/// The body of a request that a backend gets where nothing else is said: enough for any upload by a browser.
+const MAX_BODY: u64 = 1 << 30;
+
+/// What sites, groups and routes get that say nothing else.
+struct Defaults<'a> {
+    group: group::Defaults<'a>,
+    max_body: Option<u64>,
+    preset: Preset,
+    request_headers: Vec<HeaderEdit>,
+    response_headers: Vec<HeaderEdit>,
+    error_pages: ErrorPages,
+}
+
+impl<'a> Defaults<'a> {
+    fn new(raw: &raw::Defaults, from: &Path, resolving: group::Resolving<'a>, at: &At<'_>, report: &mut Report) -> Self {
+        let preset = raw.tls.as_ref().and_then(|tls| tls.preset.as_deref());
+        let none = ErrorPages::default();
+        Self {
+            group: group::Defaults::new(raw, resolving, at, report),
+            max_body: raw.max_body.map_or(Some(MAX_BODY), |limit| limit.0),
+            preset: certificates::preset(preset, Preset::Intermediate, &at.key("tls").key("preset"), report),
+            request_headers: edits::check(&raw.request_headers, &[], &at.key("request_headers"), report),
+            response_headers: edits::check(&raw.response_headers, &[], &at.key("response_headers"), report),
+            error_pages: answers::error_pages(&raw.error_pages, raw.error_details, &none, from, at, report),
+        }
+    }
+}
 
 /// Checks the files from the main file on. `None` when a mistake outside the sites refuses all of it; otherwise the
 /// configuration and the names of broken sites.
@@ -31,12 +73,15 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
     let main: raw::Main = read(&mut document, report);
     let at = At::root(&document);
     let listeners = listener::check(&main.listeners, &at.key("listeners"), report);
-    let defaults = group::Defaults::new(&main.defaults, &previous.groups, &at.key("defaults"), report);
-    let mut groups = group::check_all(&main.backend_groups, &defaults, &at.key("backend_groups"), report);
+    let name_servers = name_servers(&main.name_servers, &at.key("name_servers"), report);
+    let resolving = group::Resolving { servers: &name_servers, previous: &previous.groups };
+    let defaults = Defaults::new(&main.defaults, path, resolving, &at.key("defaults"), report);
+    let mut groups = group::check_all(&main.backend_groups, path, &defaults.group, &at.key("backend_groups"), report);
+    let store = certificates::store(main.certificates.as_ref(), path, previous.store.as_deref(), &at.key("certificates"), report);
     let names: GroupNames = (0..).zip(&groups).map(|(id, group)| (group.name.clone(), GroupId(id))).collect();
-    let users_files = read_files(main.users.as_ref(), path, &at.key("users"), report);
-    let users = users::check(users_files, &names, report);
-    let trusted_proxies = trusted_proxies(&main.trusted_proxies, &at.key("trusted_proxies"), report);
+    let users_files = paths_of(main.users.as_ref(), path, &at.key("users"), report);
+    let users = users::check(&users_files, &names, report);
+    let trusted_proxies = nets(&main.trusted_proxies, &at.key("trusted_proxies"), report);
     let access_log = access_log(main.access_log.as_ref(), path, &at.key("access_log"), report);
     let site_files = site_files(main.sites.as_ref(), path, &at.key("sites"), report);
     if main.threads == Some(0) || main.threads > Some(1024) {
@@ -51,9 +96,15 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
     let refused = report.has_errors();
 
     // From here on mistakes belong to single sites.
-    let tls_port = listeners.iter().find(|listener| listener.tls).map(|listener| listener.address.port());
-    let context = site::Context { defaults: &defaults, groups: &names, tls_port };
-    let sites = check_sites(site_files, &context, &previous.sites, &mut groups, report);
+    let context = site::Context {
+        defaults: &defaults,
+        groups: &names,
+        listeners: &listeners,
+        store: store.as_deref(),
+        loaded: &loaded_before(&previous.sites),
+        previous: &previous.sites.iter().map(|site| (site.path.as_path(), site.as_ref())).collect(),
+    };
+    let sites = check_sites(site_files, &context, &mut groups, report);
     let unknown_host = unknown_host(main.unknown_host.as_ref(), &sites, &at.key("unknown_host"), report);
     warn_about_tls(&main, &sites, &at, report);
     if refused {
@@ -64,6 +115,7 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
         listeners,
         unknown_host: unknown_host?,
         trusted_proxies,
+        name_servers: name_servers.clone(),
         threads: main.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         run_as: main.run_as,
         state_dir: main.state_dir.map_or_else(|| PathBuf::from("/var/lib/portcullis"), |dir| relative_to(path, &dir)),
@@ -71,23 +123,18 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
         access_log,
         drain_timeout: main.drain_timeout.map_or(Duration::from_secs(30), |time| time.0),
         groups,
-        sites: sites.into_iter().map(|checked| checked.site).collect(),
-        users,
+        sites: sites.into_iter().map(|checked| Arc::new(checked.site)).collect(),
+        users: Arc::new(users),
+        users_files,
+        store,
+        error_pages: Arc::new(defaults.error_pages),
     };
     Some((config, broken))
 }
 
 // === Files that the main file names ===
 
-/// Reads the documents that the patterns name. Any file that cannot be read is a mistake of the main file.
-fn read_files(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<Document> {
-    let mut documents = Vec::new();
-    for path in paths_of(patterns, from, at, report) {
-        documents.extend(read_document(&path, report));
-    }
-    documents
-}
-
+/// The files that patterns name, each once.
 fn paths_of(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for (index, pattern) in patterns.into_iter().flat_map(|patterns| &patterns.0).enumerate() {
@@ -101,40 +148,59 @@ fn paths_of(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report:
     paths
 }
 
-/// Site files with what was found wrong while reading them: that is the site's own trouble.
-fn site_files(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<site::File> {
-    let Some(patterns) = patterns else {
+/// The paths of the site files.
+fn site_files(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<PathBuf> {
+    if patterns.is_none() {
         let help = "add `sites: sites.d/*.yaml`, and a file for each site in that directory";
         report.push(at.warning("no `sites`: every request is for an unknown host").with_help(help));
-        return Vec::new();
-    };
-    let mut files = Vec::new();
-    for path in paths_of(Some(patterns), from, at, report) {
-        let mut own = Report::default();
-        let document = read_document(&path, &mut own);
-        files.push(site::File { path, document, report: own });
     }
-    files
+    paths_of(patterns, from, at, report)
+}
+
+/// The certificates of sites in force.
+fn loaded_before(sites: &[Arc<Site>]) -> HashMap<Files, Arc<Loaded>> {
+    let own = sites.iter().filter_map(|site| match &site.tls.as_ref()?.certificates {
+        SiteCertificates::Own(own) => Some(own),
+        SiteCertificates::Store => None,
+    });
+    own.flatten().map(|loaded| (loaded.files.clone(), loaded.clone())).collect()
+}
+
+/// Does the same to many things on all processors; results are in the order of the things.
+fn in_parallel<T: Send, R: Send>(things: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    if things.len() < 2 * threads {
+        return things.into_iter().map(work).collect();
+    }
+    let share = things.len().div_ceil(threads);
+    let mut things = things.into_iter();
+    std::thread::scope(|scope| {
+        let shares: Vec<Vec<T>> = (0..threads).map(|_| things.by_ref().take(share).collect()).collect();
+        let work = &work;
+        let running: Vec<_> =
+            shares.into_iter().map(|share| scope.spawn(move || share.into_iter().map(work).collect::<Vec<R>>())).collect();
+        running.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 // === Sites ===
 
 /// Checks the sites. Of two that name a domain, the one that had it before keeps it; of two newcomers, the first file.
-fn check_sites(
-    files: Vec<site::File>,
-    context: &site::Context<'_>,
-    previous: &[Site],
-    groups: &mut Vec<Group>,
-    report: &mut Report,
-) -> Vec<site::Checked> {
-    let mut sites: Vec<_> = files.into_iter().filter_map(|file| site::check(file, previous, context)).collect();
+fn check_sites(paths: Vec<PathBuf>, context: &site::Context<'_>, groups: &mut Vec<Group>, report: &mut Report) -> Vec<site::Checked> {
+    let one = |path: PathBuf| {
+        let mut own = Report::default();
+        let document = read_document(&path, &mut own);
+        // What was found wrong while reading is the site's own trouble.
+        site::check(site::File { path, document, report: own }, context)
+    };
+    let mut sites: Vec<_> = in_parallel(paths, one).into_iter().flatten().collect();
     for (checked, _) in sites.iter_mut().filter(|(_, own)| own.has_errors()) {
         // It will stay as it was, and so has the domains that it had.
-        let Some(old) = previous.iter().find(|old| old.path == checked.site.path) else { continue };
+        let Some(old) = context.previous.get(checked.site.path.as_path()) else { continue };
         checked.site.domains.clone_from(&old.domains);
         checked.domain_places = vec![checked.place.clone(); old.domains.len()];
     }
-    let owners = owners(&sites, previous);
+    let owners = owners(&sites, context);
     let mut names: HashMap<String, Place> = HashMap::new();
     for (index, (checked, own)) in sites.iter_mut().enumerate() {
         if let Some(first) = names.get(&checked.site.name) {
@@ -171,10 +237,10 @@ fn check_sites(
 }
 
 /// Which of the sites each domain belongs to, and where it is named.
-fn owners(sites: &[(site::Checked, Report)], previous: &[Site]) -> HashMap<String, (usize, Place)> {
+fn owners(sites: &[(site::Checked, Report)], context: &site::Context<'_>) -> HashMap<String, (usize, Place)> {
     let mut owners: HashMap<String, (usize, Place)> = HashMap::new();
     let had = |checked: &site::Checked, key: &str| {
-        previous.iter().any(|old| old.path == checked.site.path && old.domains.iter().any(|domain| domain.key() == key))
+        context.previous.get(checked.site.path.as_path()).is_some_and(|old| old.domains.iter().any(|domain| domain.key() == key))
     };
     for newcomers in [false, true] {
         for (index, (checked, _)) in sites.iter().enumerate() {
@@ -210,7 +276,7 @@ fn unknown_host(value: Option<&raw::Word>, sites: &[site::Checked], at: &At<'_>,
     }
 }
 
-fn trusted_proxies(texts: &[String], at: &At<'_>, report: &mut Report) -> Vec<IpNet> {
+fn nets(texts: &[String], at: &At<'_>, report: &mut Report) -> Vec<IpNet> {
     let mut nets = Vec::new();
     for (index, text) in texts.iter().enumerate() {
         match text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)) {
@@ -223,6 +289,21 @@ fn trusted_proxies(texts: &[String], at: &At<'_>, report: &mut Report) -> Vec<Ip
         }
     }
     nets
+}
+
+fn name_servers(texts: &[String], at: &At<'_>, report: &mut Report) -> Vec<SocketAddr> {
+    let mut servers = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match text.parse::<SocketAddr>().or_else(|_| text.parse::<std::net::IpAddr>().map(|address| SocketAddr::new(address, 53))) {
+            Ok(server) => servers.push(server),
+            Err(_) => report.push(
+                at.index(index)
+                    .error(format!("`{text}` is no address of a name server"))
+                    .with_help("write `10.0.0.53` or `127.0.0.1:5353`"),
+            ),
+        }
+    }
+    servers
 }
 
 fn access_log(value: Option<&Short<raw::AccessLog>>, from: &Path, at: &At<'_>, report: &mut Report) -> AccessLog {
@@ -269,7 +350,7 @@ fn run_as(name: Option<&str>, at: &At<'_>, report: &mut Report) {
 
 /// TLS needs both halves: a listener that speaks it and a site with a certificate.
 fn warn_about_tls(main: &raw::Main, sites: &[site::Checked], at: &At<'_>, report: &mut Report) {
-    let with_certificate = sites.iter().find(|checked| checked.site.certificate.is_some());
+    let with_certificate = sites.iter().find(|checked| checked.site.tls.is_some());
     let listener = main.listeners.iter().position(|listener| listener.tls);
     match (listener, with_certificate) {
         (Some(index), None) if report.count(Severity::Error) == 0 => {
@@ -316,25 +397,27 @@ fn check_name(name: &str, what: &str, at: &At<'_>, report: &mut Report) {
 /// On a reload a broken site keeps its last good version. Gives the names of the sites that did.
 pub fn keep_last_good(config: &mut Config, previous: &Previous) -> Vec<String> {
     let mut kept = Vec::new();
-    for index in 0..config.sites.len() {
-        let Some((path, name)) =
-            config.sites.get(index).filter(|site| site.routes.is_empty()).map(|site| (site.path.clone(), site.name.clone()))
-        else {
-            continue;
-        };
-        let Some(good) = previous.sites.iter().find(|site| site.path == path && !site.routes.is_empty()) else { continue };
+    let broken: Vec<usize> =
+        (0..config.sites.len()).filter(|index| config.sites.get(*index).is_some_and(|site| site.routes.is_empty())).collect();
+    if broken.is_empty() {
+        return kept;
+    }
+    let good: HashMap<&Path, &Site> =
+        previous.sites.iter().filter(|site| !site.routes.is_empty()).map(|site| (site.path.as_path(), site.as_ref())).collect();
+    let mut owners: HashMap<String, usize> = HashMap::new();
+    for (index, site) in config.sites.iter().enumerate() {
+        owners.extend(site.domains.iter().map(|domain| (domain.key(), index)));
+    }
+    for index in broken {
+        let Some(site) = config.sites.get(index) else { continue };
+        let Some(good) = good.get(site.path.as_path()) else { continue };
+        let name = site.name.clone();
         let Some(restored) = restore(good, &previous.groups, &mut config.groups) else { continue };
         // What others were given meanwhile stays with them.
-        let taken = |domain: &HostPattern| {
-            config
-                .sites
-                .iter()
-                .enumerate()
-                .any(|(other, site)| other != index && site.domains.iter().any(|theirs| theirs.key() == domain.key()))
-        };
-        let domains = restored.domains.iter().filter(|domain| !taken(domain)).cloned().collect();
+        let is_free = |domain: &&HostPattern| owners.get(&domain.key()).is_none_or(|owner| *owner == index);
+        let domains = restored.domains.iter().filter(is_free).cloned().collect();
         if let Some(slot) = config.sites.get_mut(index) {
-            *slot = Site { domains, name: name.clone(), ..restored };
+            *slot = Arc::new(Site { domains, name: name.clone(), ..restored });
             kept.push(name);
         }
     }

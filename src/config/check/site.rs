@@ -4,20 +4,16 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::sign::CertifiedKey;
-use time::OffsetDateTime;
-
 use super::super::diagnostic::{Place, Report, Source, did_you_mean};
 use super::super::raw::{self, Short};
 use super::super::read::read;
-use super::super::source::relative_to;
 use super::super::tree::Document;
-use super::super::{Group, GroupId, Route, Site, Target, Unknown, UsersRule};
-use super::group::{self, Defaults, Written};
-use super::{At, GroupNames, at, check_name, timeouts};
+use super::super::{Group, GroupId, Hsts, Listener, Site};
+use super::group::{self, Written};
+use super::{At, Defaults, GroupNames, answers, at, certificates, check_name, edits, route, route_tests};
+use crate::rewrite::headers::{HeaderEdit, merge};
 use crate::routing::host::HostPattern;
-use crate::routing::path_table::{PathPattern, Segment, parse_segments};
-use crate::tls;
+use crate::tls::store::{Files, Loaded, Store};
 
 /// A site file as it was read.
 pub(super) struct File {
@@ -31,8 +27,11 @@ pub(super) struct File {
 pub(super) struct Context<'a> {
     pub(super) defaults: &'a Defaults<'a>,
     pub(super) groups: &'a GroupNames,
-    /// The port of the first TLS listener.
-    pub(super) tls_port: Option<u16>,
+    pub(super) listeners: &'a [Listener],
+    pub(super) store: Option<&'a Store>,
+    /// Certificates that were loaded before, by their files: what has not changed is not read again.
+    pub(super) loaded: &'a HashMap<Files, Arc<Loaded>>,
+    pub(super) previous: &'a HashMap<&'a Path, &'a Site>,
 }
 
 pub(super) struct Checked {
@@ -45,14 +44,14 @@ pub(super) struct Checked {
     pub(super) broken: bool,
 }
 
-/// Checks a site file. A `previous` site of the same file lends its name and domains to one that cannot be read.
-/// `None`: it is not enabled.
-pub(super) fn check(file: File, previous: &[Site], context: &Context<'_>) -> Option<(Checked, Report)> {
+/// Checks a site file. The site that it was before lends its name and domains to one that cannot be read. `None`: it is
+/// not enabled.
+pub(super) fn check(file: File, context: &Context<'_>) -> Option<(Checked, Report)> {
     let File { path, document, mut report } = file;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let Some(mut document) = document else {
-        let site = unread(&path, stem, previous);
-        let place = Place { source: Arc::new(Source { path, text: String::new() }), span: 0..0 };
+        let site = unread(&path, stem, context);
+        let place = Place { source: Arc::new(Source::new(path, String::new())), span: 0..0 };
         let domain_places = vec![place.clone(); site.domains.len()];
         return Some((Checked { site, place, domain_places, group: None, broken: true }, report));
     };
@@ -67,32 +66,9 @@ pub(super) fn check(file: File, previous: &[Site], context: &Context<'_>) -> Opt
 }
 
 /// A site whose file cannot be read: it is known by what it was.
-fn unread(path: &Path, stem: String, previous: &[Site]) -> Site {
-    let old = previous.iter().find(|old| old.path == path);
-    Site {
-        path: path.to_owned(),
-        name: old.map_or(stem, |old| old.name.clone()),
-        domains: old.map(|old| old.domains.clone()).unwrap_or_default(),
-        certificate: None,
-        hsts: None,
-        https_redirect: None,
-        routes: Vec::new(),
-    }
-}
-
-/// A certificate that browsers refuse is still served: some clients do not look, and nothing better is here.
-fn warn_about(certified: &CertifiedKey, domains: &[HostPattern], at: &At<'_>, report: &mut Report) {
-    let Some(facts) = certified.cert.first().and_then(tls::inspect::inspect) else { return };
-    let now = OffsetDateTime::now_utc();
-    if facts.not_after < now {
-        report.push(at.warning(format!("the certificate has expired on {}", facts.not_after.date())));
-    } else if facts.not_before > now {
-        report.push(at.warning(format!("the certificate is not good before {}", facts.not_before.date())));
-    }
-    let missing: Vec<String> = domains.iter().filter(|domain| !facts.covers(domain)).map(HostPattern::key).collect();
-    if !missing.is_empty() {
-        report.push(at.warning(format!("the certificate is not for {}: browsers will refuse it", missing.join(", "))));
-    }
+fn unread(path: &Path, stem: String, context: &Context<'_>) -> Site {
+    let old = context.previous.get(path);
+    Site { domains: old.map(|old| old.domains.clone()).unwrap_or_default(), ..Site::new(path, old.map_or(stem, |old| old.name.clone())) }
 }
 
 struct Checker<'a> {
@@ -105,23 +81,72 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn check(&self, report: &mut Report) -> Checked {
+        let (raw, defaults) = (self.raw, self.context.defaults);
         check_name(&self.name, "site", &self.at.key("name"), report);
         let (domains, domain_places) = self.domains(report);
-        let certificate = self.certificate(&domains, report);
+        let tls = certificates::of_site(raw.tls.as_ref(), self.path, &domains, self.context, &self.at.key("tls"), report);
         let group = self.own_group(report);
-        let routes = self.routes(&domains, group.as_ref().map(|_| GroupId::OWN), report);
-        let secure = self.raw.tls.is_some();
-        let site = Site {
-            path: self.path.to_owned(),
-            name: self.name.clone(),
-            domains,
+        // What every domain captures may stand in every value.
+        let captures: Vec<&str> = match domains.split_first() {
+            Some((first, rest)) => {
+                first.captures().into_iter().filter(|name| rest.iter().all(|domain| domain.captures().contains(name))).collect()
+            }
+            None => Vec::new(),
+        };
+        let own = |raw, key, report: &mut Report| edits::check(raw, &captures, &self.at.key(key), report);
+        let request_headers = merge(&defaults.request_headers, own(&raw.request_headers, "request_headers", report));
+        let response_headers = merge(&defaults.response_headers, own(&raw.response_headers, "response_headers", report));
+        let scope = route::Scope {
+            site: &self.name,
+            from: self.path,
+            raw,
+            captures: &captures,
+            own_group: group.as_ref().map(|_| GroupId::OWN),
+            request_headers: &request_headers,
+            response_headers: &response_headers,
+            context: self.context,
+        };
+        let routes = route::check_all(&scope, self.at, report);
+        let secure = raw.tls.as_ref().is_some_and(|tls| !matches!(tls, Short::Switch(false)));
+        let error_pages = answers::error_pages(&raw.error_pages, raw.error_details, &defaults.error_pages, self.path, self.at, report);
+        let secret_headers = routes.iter().flat_map(|route| route.request_headers.iter()).filter_map(secret_header).collect();
+        let mut site = Site {
+            listeners: self.listeners(report),
             hsts: self.hsts(secure, report),
             https_redirect: self.https_redirect(secure, report),
-            certificate,
+            maintenance: answers::maintenance(raw.maintenance.as_ref(), self.path, &self.at.key("maintenance"), report),
+            error_pages: Arc::new(error_pages),
+            response_headers: response_headers.into(),
+            secret_headers,
+            tls,
             routes,
+            tests: route_tests::check(&raw.tests, &domains, secure, &self.at.key("tests"), report),
+            domains,
+            ..Site::new(self.path, self.name.clone())
         };
-        let place = if self.raw.domains.is_empty() { self.at.place() } else { self.at.place_of_key("domains") };
+        site.secret_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        site.secret_headers.dedup();
+        let place = if raw.domains.is_empty() { self.at.place() } else { self.at.place_of_key("domains") };
         Checked { site, place, domain_places, group, broken: false }
+    }
+
+    /// The listeners that the site answers on; empty: all.
+    fn listeners(&self, report: &mut Report) -> Vec<String> {
+        let at = self.at.key("listeners");
+        let names = self.raw.listeners.as_ref().map(|names| names.0.as_slice()).unwrap_or_default();
+        if self.raw.listeners.is_some() && names.is_empty() {
+            report.push(at.error("`listeners` names none: the site could not be reached"));
+        }
+        let known = || self.context.listeners.iter().map(|listener| listener.name.as_str());
+        for (index, name) in names.iter().enumerate().filter(|(_, name)| !known().any(|known| known == *name)) {
+            let diagnostic = at.index(index).error(format!("no listener is named `{name}`"));
+            let named = known().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            report.push(match did_you_mean(name, known()) {
+                meant @ Some(_) => at::hint(diagnostic, meant),
+                None => diagnostic.with_help(format!("there are {named}; give a listener a `name`")),
+            });
+        }
+        names.to_vec()
     }
 
     fn domains(&self, report: &mut Report) -> (Vec<HostPattern>, Vec<Place>) {
@@ -143,37 +168,7 @@ impl Checker<'_> {
         (patterns, places)
     }
 
-    fn certificate(&self, domains: &[HostPattern], report: &mut Report) -> Option<Arc<CertifiedKey>> {
-        let at = self.at.key("tls");
-        let files = match self.raw.tls.as_ref()? {
-            Short::Long(files) => files,
-            Short::Word(word) if word == "auto" => {
-                report
-                    .push(at.error("`tls: auto` is not in this version").with_help("name files: `tls: { cert: chain.pem, key: key.pem }`"));
-                return None;
-            }
-            Short::Switch(false) => return None,
-            Short::Switch(true) | Short::Word(_) => {
-                report.push(at.error("a certificate is needed").with_help("write `tls: { cert: chain.pem, key: key.pem }`"));
-                return None;
-            }
-        };
-        let cert = relative_to(self.path, &files.cert);
-        let key = relative_to(self.path, &files.key);
-        match tls::load::certified_key(&cert, &key) {
-            Ok(certified) => {
-                warn_about(&certified, domains, &at.key("cert"), report);
-                Some(certified)
-            }
-            Err(error) => {
-                let key = if error.in_key() { "key" } else { "cert" };
-                report.push(at.key(key).error(error.to_string()));
-                None
-            }
-        }
-    }
-
-    fn hsts(&self, secure: bool, report: &mut Report) -> Option<String> {
+    fn hsts(&self, secure: bool, report: &mut Report) -> Option<Hsts> {
         let at = self.at.key("hsts");
         let (max_age, subdomains, preload) = match self.raw.hsts.as_ref()? {
             Short::Switch(false) => return None,
@@ -197,14 +192,7 @@ impl Checker<'_> {
         if preload && (!subdomains || max_age.0.as_secs() < 31_536_000) {
             report.push(at.error("`preload` needs `include_subdomains: true` and a `max_age` of at least `1y`"));
         }
-        let mut value = format!("max-age={}", max_age.0.as_secs());
-        if subdomains {
-            value.push_str("; includeSubDomains");
-        }
-        if preload {
-            value.push_str("; preload");
-        }
-        Some(value)
+        Some(Hsts { max_age: max_age.0, include_subdomains: subdomains, preload })
     }
 
     fn https_redirect(&self, secure: bool, report: &mut Report) -> Option<u16> {
@@ -223,7 +211,14 @@ impl Checker<'_> {
         if !redirects {
             return None;
         }
-        self.raw.https_port.or(self.context.tls_port)
+        self.raw.https_port.or_else(|| self.tls_port())
+    }
+
+    /// The port of the first TLS listener that the site answers on.
+    fn tls_port(&self) -> Option<u16> {
+        let names = self.raw.listeners.as_ref().map(|names| names.0.as_slice()).unwrap_or_default();
+        let answers = |listener: &&Listener| listener.tls && (names.is_empty() || names.contains(&listener.name));
+        self.context.listeners.iter().find(answers).map(|listener| listener.address.port())
     }
 
     /// The group of the site's own `backends`, named like the site.
@@ -262,157 +257,21 @@ impl Checker<'_> {
             health_check: raw.health_check.as_ref(),
             sticky: raw.sticky.as_ref(),
             timeouts: raw::Timeouts::default(),
+            tls: None,
+            protocol: None,
+            host: None,
+            source: None,
             of_site: true,
+            from: self.path,
         };
-        Some(group::check(&written, self.context.defaults, self.at, report))
+        Some(group::check(&written, &self.context.defaults.group, self.at, report))
     }
+}
 
-    // === Routes ===
-
-    fn routes(&self, domains: &[HostPattern], own: Option<GroupId>, report: &mut Report) -> Vec<Route> {
-        let at = self.at.key("routes");
-        let site_group = match &self.raw.group {
-            Some(name) => self.group(name, own, &self.at.key("group"), report),
-            None => own,
-        };
-        let site_timeouts = timeouts(&self.raw.timeouts, &self.at.key("timeouts"), report);
-        let mut routes: Vec<Route> = Vec::new();
-        let mut seen: HashMap<String, Place> = HashMap::new();
-        for (index, raw) in self.raw.routes.iter().enumerate() {
-            let at = at.index(index);
-            let pattern = match PathPattern::parse(&raw.path) {
-                Ok(pattern) => pattern,
-                Err(why) => {
-                    report.push(at.key("path").error(why));
-                    continue;
-                }
-            };
-            if let Some(first) = seen.insert(pattern.key(), at.key("path").place()) {
-                let diagnostic = at.key("path").error("another route matches just the same paths");
-                report.push(diagnostic.with_related(first, "the other one is here"));
-            }
-            let target = self.target(raw, &pattern, domains, own, site_group, &at, report);
-            let strip = raw.strip.as_deref().and_then(|strip| self.strip(strip, &pattern, &at.key("strip"), report));
-            let timeouts = timeouts(&raw.timeouts, &at.key("timeouts"), report).or(site_timeouts);
-            let Some(target) = target else { continue };
-            routes.push(Route { name: raw.name.clone().unwrap_or_else(|| raw.path.clone()), pattern, target, strip, timeouts });
-        }
-        match site_group {
-            // The short form: what no route takes goes to the site's group.
-            Some(group) if !seen.contains_key("/") => routes.push(Route {
-                name: "/".to_owned(),
-                pattern: PathPattern::Prefix(Vec::new()),
-                target: Target::Group(group),
-                strip: None,
-                timeouts: site_timeouts,
-            }),
-            None if self.raw.routes.is_empty() && !report.has_errors() => {
-                report
-                    .push(self.at.error("the site leads nowhere").with_help("add `backends: [127.0.0.1:3000]`, `group: NAME` or `routes`"));
-            }
-            Some(_) | None => {}
-        }
-        routes
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the places and names that one route refers to")]
-    fn target(
-        &self,
-        raw: &raw::Route,
-        pattern: &PathPattern,
-        domains: &[HostPattern],
-        own: Option<GroupId>,
-        site_group: Option<GroupId>,
-        at: &At<'_>,
-        report: &mut Report,
-    ) -> Option<Target> {
-        let rule = match &raw.users {
-            None | Some(Short::Switch(false)) => None,
-            Some(Short::Switch(true)) => Some((None, None)),
-            Some(Short::Long(rule)) => Some((rule.unknown_user.as_ref(), rule.unknown_app.as_ref())),
-            Some(Short::Word(_)) => {
-                report.push(at.key("users").error("write `users: true`, or `users: { unknown_user: 404 }`"));
-                return None;
-            }
-        };
-        let Some((unknown_user, unknown_app)) = rule else {
-            if raw.app.is_some() {
-                report.push(at.key("app").error("`app` needs `users: true`"));
-            }
-            return match (&raw.group, site_group) {
-                (Some(name), _) => self.group(name, own, &at.key("group"), report).map(Target::Group),
-                (None, Some(group)) => Some(Target::Group(group)),
-                (None, None) => {
-                    report.push(at.error("the route leads nowhere").with_help("add `group: NAME` or `users: true`"));
-                    None
-                }
-            };
-        };
-        if raw.group.is_some() {
-            report.push(at.key("group").error("`group` and `users` exclude each other"));
-        }
-        let in_path = pattern.captures();
-        let everywhere =
-            |name: &str| in_path.contains(&name) || (!domains.is_empty() && domains.iter().all(|domain| domain.captures().contains(&name)));
-        if !everywhere("user") {
-            report.push(at.key("users").error("`users` needs a `{user}` in the path or in every domain"));
-        }
-        match &raw.app {
-            None if !everywhere("app") => {
-                report.push(at.key("users").error("`users` needs an `{app}` in the path or in every domain, or `app: NAME`"))
-            }
-            Some(_) if everywhere("app") => report.push(at.key("app").error("the path or domain has an `{app}` already")),
-            None | Some(_) => {}
-        }
-        let mut choice = |key: &str, word: Option<&raw::Word>, default| match word.map(|word| word.0.as_str()) {
-            None => default,
-            Some("404") => Unknown::NotFound,
-            Some("next") => Unknown::Next,
-            Some(_) => {
-                report.push(at.key("users").key(key).error(format!("`{key}` is `next` or `404`")));
-                default
-            }
-        };
-        // An unknown user may be a directory of the panel; an unknown app of a known user is a mistake in the URL.
-        let unknown_user = choice("unknown_user", unknown_user, Unknown::Next);
-        let unknown_app = choice("unknown_app", unknown_app, Unknown::NotFound);
-        Some(Target::Users(UsersRule { app: raw.app.clone(), unknown_user, unknown_app }))
-    }
-
-    fn group(&self, name: &str, own: Option<GroupId>, at: &At<'_>, report: &mut Report) -> Option<GroupId> {
-        if name == self.name && own.is_some() {
-            return own;
-        }
-        let found = self.context.groups.get(name).copied();
-        if found.is_none() {
-            let diagnostic = at.error(format!("no backend group is named `{name}`"));
-            let names = self.context.groups.keys().map(String::as_str);
-            report.push(at::hint(diagnostic, did_you_mean(name, names)));
-        }
-        found
-    }
-
-    /// `strip` names leading segments of the path: what is stripped can be put back in answers.
-    fn strip(&self, text: &str, pattern: &PathPattern, at: &At<'_>, report: &mut Report) -> Option<usize> {
-        let stripped: Vec<Segment> = match parse_segments(text) {
-            Ok(segments) if text.starts_with('/') && !segments.is_empty() => segments,
-            Ok(_) => {
-                report.push(at.error("`strip` is a path such as `/{user}`"));
-                return None;
-            }
-            Err(why) => {
-                report.push(at.error(why));
-                return None;
-            }
-        };
-        if matches!(pattern, PathPattern::Regex(_)) {
-            report.push(at.error("`strip` needs a path of segments, not a regex"));
-            return None;
-        }
-        if !pattern.segments().starts_with(&stripped) {
-            report.push(at.error("`strip` must be how the `path` of this route begins"));
-            return None;
-        }
-        Some(stripped.len())
+/// The header that an edit sets to a secret.
+fn secret_header(edit: &HeaderEdit) -> Option<http::HeaderName> {
+    match edit {
+        HeaderEdit::Set { name, value } | HeaderEdit::Add { name, value } if value.is_secret() => Some(name.name.clone()),
+        _ => None,
     }
 }

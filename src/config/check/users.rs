@@ -1,16 +1,28 @@
 //! Checks users files: every app has a role, every row names a group that exists.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 use super::super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
 use super::super::raw;
 use super::super::read::read;
+use super::super::source::read_document;
 use super::super::tree::Document;
 use super::at::hint;
-use super::{At, GroupNames};
+use super::{At, GroupNames, users_stream};
 use crate::routing::users::UserTable;
 
-pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut Report) -> UserTable {
+/// Reads and checks the users files. A table without mistakes is read straight from its text; one with mistakes is read
+/// again, slowly, to tell where they are.
+pub(super) fn check(paths: &[PathBuf], groups: &GroupNames, report: &mut Report) -> UserTable {
+    if let Some(table) = users_stream::read(paths, groups) {
+        return table;
+    }
+    let documents = paths.iter().filter_map(|path| read_document(path, report)).collect();
+    with_places(documents, groups, report)
+}
+
+fn with_places(documents: Vec<Document>, groups: &GroupNames, report: &mut Report) -> UserTable {
     let mut table = UserTable::default();
     let mut apps: HashMap<String, Place> = HashMap::new();
     // Places are found when there is something to say: finding one walks through the file.
@@ -74,6 +86,6 @@ pub(super) fn check(documents: Vec<Document>, groups: &GroupNames, report: &mut 
 }
 
 /// Names are looked up decoded: `ü` and `%C3%BC` in a path are the user `ü`. A `/` never gets there.
-fn fits_into_a_path(name: &str) -> bool {
+pub(super) fn fits_into_a_path(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '\0'])
 }

@@ -1,5 +1,6 @@
 //! Certificates for tests.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -18,22 +19,30 @@ impl Ca {
 
     /// Writes `NAME.pem` and `NAME.key` for the names into a directory.
     pub fn issue(&self, directory: &Path, name: &str, domains: &[&str]) {
-        let key = KeyPair::generate().unwrap();
-        let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
-        let certificate = CertificateParams::new(domains).unwrap().signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        self.issue_with(directory, name, domains, &KeyPair::generate().unwrap(), |_| {});
     }
 
     /// As `issue`, for one that ended long ago.
     pub fn issue_expired(&self, directory: &Path, name: &str, domain: &str) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![domain.to_owned()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        self.issue_with(directory, name, &[domain], &KeyPair::generate().unwrap(), |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        });
+    }
+
+    /// As `issue`, with a key of one's own and changes to what is certified.
+    pub fn issue_with(&self, directory: &Path, name: &str, domains: &[&str], key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) {
+        let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
+        let mut params = CertificateParams::new(domains).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
+        write(&directory.join(format!("{name}.pem")), &certificate.pem());
+        write(&directory.join(format!("{name}.key")), &key.serialize_pem());
+    }
+
+    /// The authority's own certificate.
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
     }
 
     pub fn roots(&self) -> RootCertStore {
@@ -41,4 +50,12 @@ impl Ca {
         roots.add(self.issuer.der().clone()).unwrap();
         roots
     }
+}
+
+/// Renamed into place, and for nobody else to read.
+pub fn write(path: &Path, text: &str) {
+    let aside = path.with_extension("aside");
+    std::fs::write(&aside, text).unwrap();
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(&aside, path).unwrap();
 }

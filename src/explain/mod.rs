@@ -1,0 +1,447 @@
+//! Answers "why": which site, route, user, app, group and backends a request would meet, and which rules lost.
+//!
+//! The configuration is loaded and compiled as for `run`; the request is rehearsed by the data path's own code.
+
+mod text;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::config::origin::Origin;
+use crate::config::places::user_place;
+use crate::config::{self, Config, Listener, Route};
+use crate::decide::Lost;
+use crate::health::{HealthChecks, probe_once};
+use crate::proxy::rehearse::{Imagined, Outcome, Rehearsal, rehearse};
+use crate::routing::conditions::Unmet;
+use crate::routing::host::{HostPattern, normalize_host};
+use crate::routing::path;
+use crate::snapshot::{Carry, Snapshot, compile};
+use crate::tls;
+use crate::tls::store::Table;
+
+/// What is asked.
+pub struct Question {
+    pub url: String,
+    pub method: Method,
+    /// `Name: value` each.
+    pub headers: Vec<String>,
+    /// `name=value` each.
+    pub cookies: Vec<String>,
+    pub from: IpAddr,
+    /// The name in the handshake, where it is not the URL's.
+    pub sni: Option<String>,
+    /// The listener, by name.
+    pub listener: Option<String>,
+    /// Whether the backends are asked how they are.
+    pub probe: bool,
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    pub request: Asked,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Certificate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<Named>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Named>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<Named>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Named>,
+    /// `forward`, `redirect`, `respond`, `refuse` or `drop`.
+    pub outcome: &'static str,
+    /// The word in the access log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// Of an answer of our own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+    /// The request as the backend gets it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Sent>,
+    pub backends: Vec<Backend>,
+    /// Routes of the site that do not answer, those for the path first.
+    pub lost: Vec<Loser>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Asked {
+    pub method: String,
+    pub url: String,
+    pub listener: String,
+    /// The client's address, after `trusted_proxies`.
+    pub client: IpAddr,
+    /// The connection counts as encrypted.
+    pub secure: bool,
+}
+
+/// Something of the configuration and where it is said.
+#[derive(Debug, Serialize)]
+pub struct Named {
+    pub name: String,
+    pub origin: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Certificate {
+    /// Files; empty: the handshake is refused.
+    pub files: Vec<String>,
+    pub preset: &'static str,
+    pub details: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: BTreeMap<String, Vec<String>>,
+    pub body_bytes: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Sent {
+    pub method: String,
+    pub target: String,
+    pub added: BTreeMap<String, Vec<String>>,
+    pub changed: BTreeMap<String, Vec<String>>,
+    pub dropped: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Backend {
+    pub name: String,
+    pub address: String,
+    pub weight: usize,
+    pub backup: bool,
+    /// `None`: nobody has asked.
+    pub eligible: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Loser {
+    pub route: String,
+    pub origin: String,
+    pub why: String,
+}
+
+/// Explains what would become of a request. The error is about the question.
+pub fn explain(config: Config, question: &Question) -> Result<Explanation, String> {
+    let users_files = config.users_files.clone();
+    let listeners = config.listeners.clone();
+    let (health, _nobody) = HealthChecks::new();
+    let tls = tls::Shared::new().map_err(|error| error.to_string())?;
+    let snapshot = Arc::new(compile(config, &Carry { generation: 0, health: &health, tls: &tls, secret: b"" }));
+    let (imagined, url) = imagine(question, &listeners, &snapshot)?;
+    let rehearsal = rehearse(snapshot.clone(), &imagined).map_err(|error| format!("no such request can be made: {error}"))?;
+    let context = Context { snapshot: &snapshot, imagined: &imagined, rehearsal: &rehearsal };
+    let mut explanation = context.explanation(&url);
+    if let Some(row) = rehearsal.user {
+        let name = snapshot.rules.users.user_name(row);
+        let origin = user_place(&users_files, name).map(|origin| origin.to_string()).unwrap_or_default();
+        explanation.user = Some(Named { name: name.to_owned(), origin });
+    }
+    if question.probe {
+        context.probe(&mut explanation.backends)?;
+    }
+    Ok(explanation)
+}
+
+impl Explanation {
+    /// As text for a person.
+    pub fn render(&self) -> String {
+        text::render(self)
+    }
+}
+
+/// Writes the question down as a request.
+fn imagine(question: &Question, listeners: &[Listener], snapshot: &Snapshot) -> Result<(Imagined, String), String> {
+    let (scheme, rest) = question.url.split_once("://").unwrap_or(("https", question.url.as_str()));
+    let secure = match scheme {
+        "http" => false,
+        "https" => true,
+        other => return Err(format!("`{other}` is neither `http` nor `https`")),
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    if !crate::routing::host::is_authority(authority.as_bytes()) || authority.is_empty() {
+        return Err(format!("`{authority}` is no host: write `https://shop.example.com/path`"));
+    }
+    let host = normalize_host(authority).unwrap_or_default();
+    let site = snapshot.rules.hosts.find(&host).and_then(|(site, _)| snapshot.site(site));
+    let names = || listeners.iter().map(|listener| format!("`{}`", listener.name)).collect::<Vec<_>>().join(", ");
+    let listener = match &question.listener {
+        Some(name) => listeners
+            .iter()
+            .find(|listener| listener.name == *name)
+            .ok_or_else(|| format!("no listener is named `{name}`: there are {}", names()))?,
+        None => {
+            let fits = |listener: &&Listener| listener.tls == secure && site.is_none_or(|site| site.answers_on(&listener.name));
+            let of_kind = |listener: &&Listener| listener.tls == secure;
+            let found = listeners.iter().find(fits).or_else(|| listeners.iter().find(of_kind));
+            found.ok_or_else(|| format!("no listener takes {scheme}: there are {}", names()))?
+        }
+    };
+    let mut headers = HeaderMap::new();
+    let add = |headers: &mut HeaderMap, name: &str, value: &str| -> Result<(), String> {
+        let name: HeaderName = name.trim().parse().map_err(|_| format!("`{name}` is no name of a header"))?;
+        headers.append(name, HeaderValue::from_str(value.trim()).map_err(|_| format!("`{value}` is no value of a header"))?);
+        Ok(())
+    };
+    add(&mut headers, "host", authority)?;
+    for header in &question.headers {
+        let (name, value) = header.split_once(':').ok_or_else(|| format!("`{header}`: write `Name: value`"))?;
+        add(&mut headers, name, value)?;
+    }
+    if !question.cookies.is_empty() {
+        add(&mut headers, "cookie", &question.cookies.join("; "))?;
+    }
+    let sni = question.sni.clone().unwrap_or_else(|| host.to_string());
+    let imagined = Imagined {
+        method: question.method.clone(),
+        target: target.clone(),
+        headers,
+        from: question.from,
+        listener: Arc::new(listener.clone()),
+        sni,
+    };
+    Ok((imagined, format!("{scheme}://{authority}{target}")))
+}
+
+/// What an explanation is made from.
+struct Context<'a> {
+    snapshot: &'a Snapshot,
+    imagined: &'a Imagined,
+    rehearsal: &'a Rehearsal,
+}
+
+impl Context<'_> {
+    fn explanation(&self, url: &str) -> Explanation {
+        let rehearsal = self.rehearsal;
+        let site = rehearsal.site.and_then(|site| self.snapshot.site(site));
+        let route = rehearsal.site.zip(rehearsal.route).and_then(|(site, route)| self.snapshot.route(site, route));
+        let named = |name: &str, origin: &Origin| Named { name: name.to_owned(), origin: origin.to_string() };
+        let forward = match &rehearsal.outcome {
+            Outcome::Forward { forward, .. } => Some(forward),
+            _ => None,
+        };
+        let group = forward.and_then(|forward| self.snapshot.checked.groups.get(forward.group.0 as usize));
+        let (outcome, answer, sent) = self.outcome();
+        Explanation {
+            request: Asked {
+                method: self.imagined.method.to_string(),
+                url: url.to_owned(),
+                listener: self.imagined.listener.name.clone(),
+                client: rehearsal.client,
+                secure: rehearsal.secure,
+            },
+            certificate: self.certificate(),
+            site: site.map(|site| named(&site.config.name, &site.config.origin)),
+            route: route.map(|route| named(&route.name, &route.origin)),
+            user: None,
+            app: forward.and_then(|forward| forward.app).map(|app| self.snapshot.rules.users.app_name(app).to_owned()),
+            group: group.map(|group| named(&group.name, &group.origin)),
+            outcome,
+            reason: rehearsal.reason,
+            answer,
+            sent,
+            backends: self.backends(),
+            lost: self.losers(),
+        }
+    }
+
+    fn outcome(&self) -> (&'static str, Option<Answer>, Option<Sent>) {
+        match &self.rehearsal.outcome {
+            Outcome::Drop => ("drop", None, None),
+            Outcome::Answer { status, headers, body } => {
+                let word = match self.rehearsal.reason {
+                    Some("redirect") => "redirect",
+                    Some("respond") => "respond",
+                    _ => "refuse",
+                };
+                (word, Some(Answer { status: *status, headers: listed(headers), body_bytes: body.len() }), None)
+            }
+            Outcome::Forward { target, headers, .. } => {
+                let mut sent = Sent {
+                    method: self.imagined.method.to_string(),
+                    target: target.clone(),
+                    added: BTreeMap::new(),
+                    changed: BTreeMap::new(),
+                    dropped: Vec::new(),
+                };
+                let (before, mut after) = (listed(&self.imagined.headers), listed(headers));
+                self.mask(&mut after);
+                for (name, values) in after {
+                    match before.get(&name) {
+                        None => drop(sent.added.insert(name, values)),
+                        Some(old) if *old != values => drop(sent.changed.insert(name, values)),
+                        Some(_) => {}
+                    }
+                }
+                sent.dropped = before.into_keys().filter(|name| !headers.contains_key(name.as_str())).collect();
+                ("forward", None, Some(sent))
+            }
+        }
+    }
+
+    /// Secrets are not shown.
+    fn mask(&self, headers: &mut BTreeMap<String, Vec<String>>) {
+        let site = self.rehearsal.site.and_then(|site| self.snapshot.site(site));
+        for name in site.map(|site| site.config.secret_headers.as_slice()).unwrap_or_default() {
+            if let Some(values) = headers.get_mut(name.as_str()) {
+                *values = vec![crate::rewrite::template::SECRET.to_owned()];
+            }
+        }
+    }
+
+    fn certificate(&self) -> Option<Certificate> {
+        if !self.imagined.listener.tls {
+            return None;
+        }
+        let rules = &self.snapshot.rules;
+        let sni = normalize_host(&self.imagined.sni)?;
+        let site =
+            rules.hosts.find(&sni).and_then(|(site, _)| rules.site(site)).filter(|site| site.answers_on(&self.imagined.listener.name));
+        let none = |why: String| Certificate { files: Vec::new(), preset: "", details: vec![why] };
+        let Some(tls) = site.and_then(|site| site.config.tls.as_ref()) else {
+            return Some(none(format!("no site with a certificate has the name `{sni}`: the handshake is refused")));
+        };
+        let loaded = match &tls.certificates {
+            config::SiteCertificates::Own(own) => own.clone(),
+            config::SiteCertificates::Store => {
+                self.snapshot.checked.store.as_ref().map(|store| store.certificates.clone()).unwrap_or_default()
+            }
+        };
+        let table = Table::new(&loaded);
+        let chosen = table.find(&sni);
+        let own = matches!(tls.certificates, config::SiteCertificates::Own(_));
+        let chosen = if chosen.is_empty() && own { table.all() } else { chosen };
+        if chosen.is_empty() {
+            return Some(none(format!("no certificate of `certificates` is for `{sni}`: the handshake is refused")));
+        }
+        let found: Vec<_> = loaded.iter().filter(|loaded| chosen.iter().any(|key| Arc::ptr_eq(key, &loaded.key))).collect();
+        let pattern = HostPattern::Exact(sni.into_owned());
+        let details = found.iter().map(|loaded| {
+            let covers = if loaded.facts.covers(&pattern) { "" } else { ", but not for this name" };
+            let days = loaded.facts.days_left(OffsetDateTime::now_utc());
+            format!(
+                "{}, for {}{covers}, good until {} ({days} days)",
+                loaded.facts.kind,
+                loaded.facts.names.join(" "),
+                loaded.facts.not_after.date()
+            )
+        });
+        Some(Certificate {
+            files: found.iter().map(|loaded| loaded.files.cert.display().to_string()).collect(),
+            preset: tls.preset.as_str(),
+            details: details.collect(),
+        })
+    }
+
+    /// The routes that do not answer, and why not.
+    fn losers(&self) -> Vec<Loser> {
+        let Some(site) = self.rehearsal.site.and_then(|site| self.snapshot.site(site)) else { return Vec::new() };
+        let raw_path = self.imagined.target.split('?').next().unwrap_or_default();
+        let matches = path::normalize(raw_path.as_bytes()).map(|path| site.paths.find(&path)).unwrap_or_default();
+        let winner = self.rehearsal.route;
+        let loser = |route: &Route, why: String| Loser { route: route.name.clone(), origin: route.origin.to_string(), why };
+        let mut losers = Vec::new();
+        for index in matches.iter().filter(|index| Some(**index) != winner) {
+            let Some(route) = site.config.routes.get(*index as usize) else { continue };
+            let lost = self.rehearsal.lost.iter().find(|(lost, _)| lost == index);
+            losers.push(loser(
+                route,
+                lost.map_or_else(|| "matches too, but another route is more specific".to_owned(), |(_, why)| reason(why, route)),
+            ));
+        }
+        for (index, route) in (0..).zip(&site.config.routes) {
+            if Some(index) != winner && !matches.contains(&index) {
+                losers.push(loser(route, "its path does not match".to_owned()));
+            }
+        }
+        losers
+    }
+
+    fn backends(&self) -> Vec<Backend> {
+        let Outcome::Forward { forward, .. } = &self.rehearsal.outcome else { return Vec::new() };
+        let Some(group) = self.snapshot.group(forward.group) else { return Vec::new() };
+        let backends = group.backends().iter().map(|backend| Backend {
+            name: backend.name.clone(),
+            address: backend.shown.clone(),
+            weight: backend.weight,
+            backup: backend.backup,
+            eligible: None,
+            why: None,
+        });
+        backends.collect()
+    }
+
+    /// Asks the backends how they are, as a health check would.
+    fn probe(&self, backends: &mut [Backend]) -> Result<(), String> {
+        let Outcome::Forward { forward, .. } = &self.rehearsal.outcome else { return Ok(()) };
+        let Some((group, checked)) = self.snapshot.group(forward.group).zip(self.snapshot.checked.groups.get(forward.group.0 as usize))
+        else {
+            return Ok(());
+        };
+        let Some(check) = &checked.health_check else {
+            for backend in backends {
+                (backend.eligible, backend.why) = (Some(true), Some("health checks are off".to_owned()));
+            }
+            return Ok(());
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+        for (backend, known) in backends.iter_mut().zip(group.backends()) {
+            let probe = runtime.block_on(probe_once(check, &known.address, &known.host));
+            (backend.eligible, backend.why) = match probe {
+                Ok(()) => (Some(true), None),
+                Err(why) => (Some(false), Some(why)),
+            };
+        }
+        Ok(())
+    }
+}
+
+fn reason(lost: &Lost, route: &Route) -> String {
+    let conditions = &route.conditions;
+    match lost {
+        Lost::Unmet(Unmet::Method) => {
+            let methods: Vec<&str> = conditions.methods.iter().map(Method::as_str).collect();
+            format!("it takes only {}", methods.join(", "))
+        }
+        Lost::Unmet(Unmet::Scheme) => format!("it takes only {}", if conditions.secure == Some(true) { "https" } else { "http" }),
+        Lost::Unmet(Unmet::Header(name)) => {
+            let wanted = conditions.headers.iter().find(|(own, _)| own.as_str() == name).map(|(_, wanted)| wanted.written());
+            format!("it asks for the header `{name}: {}`", wanted.unwrap_or_default())
+        }
+        Lost::Unmet(Unmet::Cookie(name)) => {
+            let wanted = conditions.cookies.iter().find(|(own, _)| own == name).map(|(_, wanted)| wanted.written());
+            format!("it asks for the cookie `{name}: {}`", wanted.unwrap_or_default())
+        }
+        Lost::Unmet(Unmet::Query(name)) => {
+            let wanted = conditions.query.iter().find(|(own, _)| own == name).map(|(_, wanted)| wanted.written());
+            format!("it asks for `{name}: {}` in the query", wanted.unwrap_or_default())
+        }
+        Lost::UnknownUser => "the users table has no such user".to_owned(),
+        Lost::UnknownApp => "the users table has no such app of this user".to_owned(),
+        Lost::RedirectedToHttps => "plain requests are redirected to HTTPS first".to_owned(),
+    }
+}
+
+fn listed(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
+    let mut listed: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in headers {
+        listed.entry(name.to_string()).or_default().push(String::from_utf8_lossy(value.as_bytes()).into_owned());
+    }
+    listed
+}

@@ -1,0 +1,129 @@
+//! Loads a configuration as `run`, `check` and a reload do: read, checked, and its sites' own tests passed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::diagnostic::Diagnostic;
+use crate::config::{self, Config, Loaded, Previous, Site, Test};
+use crate::decide::{RequestView, Verdict, decide};
+use crate::snapshot::{Rules, compile_rules};
+
+/// Reads and checks the configuration whose main file is `path`, and runs the tests of its sites. A site whose tests fail
+/// is as broken as one with a mistake.
+pub fn load(path: &Path, previous: &Previous) -> Loaded {
+    let mut loaded = config::load(path, previous);
+    if let Some(config) = &mut loaded.config {
+        for (index, failures) in failed_tests(config) {
+            for failure in failures {
+                loaded.report.push(failure);
+            }
+            if let Some(site) = config.sites.get_mut(index) {
+                loaded.broken_sites.push(site.name.clone());
+                *site = Arc::new(Site { routes: Vec::new(), ..Site::clone(site) });
+            }
+        }
+    }
+    loaded
+}
+
+/// The tests that fail, by the number of their site.
+fn failed_tests(config: &Config) -> Vec<(usize, Vec<Diagnostic>)> {
+    let tested = |site: &Arc<Site>| !site.tests.is_empty() && !site.routes.is_empty();
+    if !config.sites.iter().any(tested) {
+        return Vec::new();
+    }
+    let rules = compile_rules(config, None);
+    let sites = config.sites.iter().enumerate().filter(|(_, site)| tested(site));
+    let failures = sites.map(|(index, site)| (index, site.tests.iter().filter_map(|test| failure(test, config, &rules)).collect()));
+    failures.filter(|(_, failures): &(usize, Vec<Diagnostic>)| !failures.is_empty()).collect()
+}
+
+/// What became of the request of a test, in the words that a test expects.
+#[derive(Debug, Default)]
+struct Outcome {
+    group: Option<String>,
+    route: Option<String>,
+    user: Option<String>,
+    app: Option<String>,
+    path: Option<String>,
+    status: Option<u16>,
+    location: Option<String>,
+}
+
+fn failure(test: &Test, config: &Config, rules: &Rules) -> Option<Diagnostic> {
+    let outcome = outcome(test, config, rules);
+    let expected = &test.expected;
+    let text = |status: Option<u16>| status.map(|status| status.to_string());
+    let compared = [
+        ("group", expected.group.clone(), outcome.group),
+        ("route", expected.route.clone(), outcome.route),
+        ("user", expected.user.clone(), outcome.user),
+        ("app", expected.app.clone(), outcome.app),
+        ("path", expected.path.clone(), outcome.path),
+        ("status", text(expected.status), text(outcome.status)),
+        ("location", expected.location.clone(), outcome.location),
+    ];
+    let differs = compared.into_iter().filter(|(_, wanted, got)| wanted.is_some() && wanted != got).map(|(what, wanted, got)| {
+        let got = got.map_or_else(|| format!("there is no {what}"), |got| format!("it is `{got}`"));
+        format!("{what} should be `{}`, but {got}", wanted.unwrap_or_default())
+    });
+    let differs: Vec<String> = differs.collect();
+    if differs.is_empty() {
+        return None;
+    }
+    let request = &test.request;
+    let scheme = if request.secure { "https" } else { "http" };
+    let method = if request.method == http::Method::GET { String::new() } else { format!(" --method {}", request.method) };
+    let help = format!("`portcullis explain {scheme}://{}{}{method}` tells why", request.host, request.target);
+    Some(Diagnostic::error(test.place.clone(), format!("this test fails: {}", differs.join("; "))).with_help(help))
+}
+
+fn outcome(test: &Test, config: &Config, rules: &Rules) -> Outcome {
+    let request = &test.request;
+    let (path, query) = request.target.split_once('?').map_or((request.target.as_str(), None), |(path, query)| (path, Some(query)));
+    // The site's own listener, of the kind that the request needs.
+    let site = rules.hosts.find(&request.host.to_ascii_lowercase()).and_then(|(site, _)| rules.site(site));
+    let fits = |listener: &&config::Listener| listener.tls == request.secure && site.is_none_or(|site| site.answers_on(&listener.name));
+    let listener = config.listeners.iter().find(fits).or(config.listeners.first());
+    let verdict = decide(
+        rules,
+        &RequestView {
+            method: request.method.as_str(),
+            host: &request.host,
+            path: path.as_bytes(),
+            query: query.map(str::as_bytes),
+            absolute: false,
+            secure: request.secure,
+            headers: &request.headers,
+            client: request.from,
+            listener: listener.map_or("", |listener| &listener.name),
+            request_id: "test",
+        },
+    );
+    let route =
+        |site: u32, route: u32| rules.site(site).and_then(|site| site.config.routes.get(route as usize)).map(|route| route.name.clone());
+    match verdict {
+        Verdict::Forward(forward) => Outcome {
+            group: config.groups.get(forward.group.0 as usize).map(|group| group.name.clone()),
+            route: route(forward.site, forward.route),
+            user: forward.user.map(|user| rules.users.user_name(user).to_owned()),
+            app: forward.app.map(|app| rules.users.app_name(app).to_owned()),
+            path: Some(forward.target.unwrap_or_else(|| request.target.clone())),
+            ..Outcome::default()
+        },
+        Verdict::Redirect { site, route: by, location, status } => {
+            Outcome { route: by.and_then(|by| route(site, by)), status: Some(status), location: Some(location), ..Outcome::default() }
+        }
+        Verdict::Respond { site, route: by } => {
+            let status = rules.site(site).and_then(|site| match &site.config.routes.get(by as usize)?.target {
+                config::Target::Respond(respond) => Some(respond.status.as_u16()),
+                _ => None,
+            });
+            Outcome { route: route(site, by), status, ..Outcome::default() }
+        }
+        Verdict::Refuse { user, status, .. } => {
+            Outcome { user: user.map(|user| rules.users.user_name(user).to_owned()), status: Some(status), ..Outcome::default() }
+        }
+        Verdict::Drop => Outcome::default(),
+    }
+}
