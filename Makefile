@@ -8,9 +8,10 @@ RUN_PACKAGES = curl
 # What the tests run beside the proxy.
 TEST_PACKAGES = curl
 APP_PACKAGES = nginx-light php-fpm php-cli php-mysql phpmyadmin dokuwiki mariadb-server mariadb-client chromium chromium-driver
+PEER_PACKAGES = nginx-light haproxy apache2-utils nghttp2-client python3 python3-grpcio python3-websockets
 BENCH_PACKAGES = nginx-light nghttp2-client valgrind
 
-.PHONY: run build test test-apps lint bench bench-nginx clean
+.PHONY: run build test test-apps test-peers lint bench bench-nginx clean
 
 ## Starts the demonstration: its own backends, domains and certificate.
 run: build
@@ -35,6 +36,11 @@ lint:
 test-apps:
 	@$(INSTALL) $(BUILD_PACKAGES) $(TEST_PACKAGES) $(APP_PACKAGES)
 	cargo test --locked --test apps -- --nocapture
+
+## Every protocol against programs that others wrote: nginx, HAProxy, gRPC, WebSockets, curl, ab, nghttp.
+test-peers:
+	@$(INSTALL) $(BUILD_PACKAGES) $(TEST_PACKAGES) $(PEER_PACKAGES)
+	cargo test --locked --test peers
 
 ## What a look-up costs at 10, 10,000 and 1,000,000 rows, in instructions and bytes.
 bench:

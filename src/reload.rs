@@ -87,7 +87,8 @@ impl Reloader {
     pub fn reload(&self) -> Outcome {
         let _one = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.shared.current.pin();
-        let loaded = crate::load::load(&self.path, &old.checked);
+        let previous = old.previous();
+        let loaded = crate::load::load(&self.path, &previous);
         report(&loaded);
         let broken = loaded.broken_sites;
         let config = loaded.config.filter(|_| !self.strict || broken.is_empty());
@@ -95,7 +96,7 @@ impl Reloader {
             log::error!("reload refused: the configuration in force stays");
             return Outcome::Refused;
         };
-        let kept = keep_last_good(&mut config, &old.checked);
+        let kept = keep_last_good(&mut config, &previous);
         for site in &broken {
             match kept.contains(site) {
                 true => log::error!("site {site} has errors: its last good version stays"),

@@ -19,7 +19,7 @@ use crate::decide::Lost;
 use crate::health::{HealthChecks, probe_once};
 use crate::proxy::rehearse::{Imagined, Outcome, Rehearsal, rehearse};
 use crate::routing::conditions::Unmet;
-use crate::routing::host::{HostPattern, normalize_host};
+use crate::routing::host::{HostPattern, HostTable, normalize_host};
 use crate::routing::path;
 use crate::snapshot::{Carry, Snapshot, compile};
 use crate::tls;
@@ -70,7 +70,7 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<Sent>,
     pub backends: Vec<Backend>,
-    /// Routes of the site that do not answer, those for the path first.
+    /// Routes of the site that do not answer, those for the path first, and other sites whose domains match.
     pub lost: Vec<Loser>,
 }
 
@@ -146,6 +146,11 @@ pub fn explain(config: Config, question: &Question) -> Result<Explanation, Strin
     let rehearsal = rehearse(snapshot.clone(), &imagined).map_err(|error| format!("no such request can be made: {error}"))?;
     let context = Context { snapshot: &snapshot, imagined: &imagined, rehearsal: &rehearsal };
     let mut explanation = context.explanation(&url);
+    if explanation.certificate.as_ref().is_some_and(|certificate| certificate.files.is_empty()) {
+        // No request ever gets through a handshake that is refused.
+        let Explanation { request, certificate, .. } = explanation;
+        return Ok(Explanation { certificate, outcome: "drop", reason: Some("unknown_sni"), ..Explanation::nothing(request) });
+    }
     if let Some(row) = rehearsal.user {
         let name = snapshot.rules.users.user_name(row);
         let origin = user_place(&users_files, name).map(|origin| origin.to_string()).unwrap_or_default();
@@ -158,6 +163,25 @@ pub fn explain(config: Config, question: &Question) -> Result<Explanation, Strin
 }
 
 impl Explanation {
+    /// Nothing is known but what was asked.
+    fn nothing(request: Asked) -> Self {
+        Self {
+            request,
+            certificate: None,
+            site: None,
+            route: None,
+            user: None,
+            app: None,
+            group: None,
+            outcome: "drop",
+            reason: None,
+            answer: None,
+            sent: None,
+            backends: Vec::new(),
+            lost: Vec::new(),
+        }
+    }
+
     /// As text for a person.
     pub fn render(&self) -> String {
         text::render(self)
@@ -351,7 +375,7 @@ impl Context<'_> {
 
     /// The routes that do not answer, and why not.
     fn losers(&self) -> Vec<Loser> {
-        let Some(site) = self.rehearsal.site.and_then(|site| self.snapshot.site(site)) else { return Vec::new() };
+        let Some(site) = self.rehearsal.site.and_then(|site| self.snapshot.site(site)) else { return self.lost_sites() };
         let raw_path = self.imagined.target.split('?').next().unwrap_or_default();
         let matches = path::normalize(raw_path.as_bytes()).map(|path| site.paths.find(&path)).unwrap_or_default();
         let winner = self.rehearsal.route;
@@ -369,6 +393,30 @@ impl Context<'_> {
             if Some(index) != winner && !matches.contains(&index) {
                 losers.push(loser(route, "its path does not match".to_owned()));
             }
+        }
+        losers.extend(self.lost_sites());
+        losers
+    }
+
+    /// Other sites that have a pattern for this host.
+    fn lost_sites(&self) -> Vec<Loser> {
+        let host = self.imagined.headers.get("host").and_then(|host| host.to_str().ok()).and_then(normalize_host).unwrap_or_default();
+        let matching = |pattern: &&HostPattern| {
+            let mut table = HostTable::default();
+            table.insert(pattern, 0);
+            table.find(&host).is_some()
+        };
+        let winner = self.rehearsal.site.and_then(|site| self.snapshot.site(site));
+        let won = winner.and_then(|site| site.config.domains.iter().find(matching));
+        let mut losers = Vec::new();
+        for (index, site) in (0..).zip(&self.snapshot.rules.sites) {
+            let Some(pattern) = site.config.domains.iter().find(matching).filter(|_| Some(index) != self.rehearsal.site) else { continue };
+            let why = match won {
+                _ if !site.answers_on(&self.imagined.listener.name) => "it does not answer on this listener".to_owned(),
+                Some(won) => format!("`{pattern}` matches too, but `{won}` is more specific"),
+                None => format!("`{pattern}` matches too"),
+            };
+            losers.push(Loser { route: format!("site {}", site.config.name), origin: site.config.origin.to_string(), why });
         }
         losers
     }

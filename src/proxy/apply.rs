@@ -136,7 +136,7 @@ fn edit(head: &mut impl Head, edits: &[HeaderEdit], ctx: &Ctx, original: &Reques
 fn value_for(value: &Value, ctx: &Ctx, original: &RequestHeader) -> HeaderValue {
     match value {
         Value::Fixed { value, .. } => value.clone(),
-        Value::Filled(template) => value_of(&filled(template, ctx, original)),
+        Value::Filled(template) => owned_value(filled(template, ctx, original)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Rules, Site, Snapshot, Unknown};
+use super::{Rules, Site, Snapshot, Tls, Unknown};
 use crate::balance::peer::Connect;
 use crate::balance::sticky::Stickiness;
 use crate::balance::{Backend, Group, Settings, Timeouts};
@@ -66,18 +66,18 @@ impl<'a> Certificates<'a> {
         Self { tls, watched: store.iter().cloned().collect(), store, shared: HashMap::new() }
     }
 
-    fn of(&mut self, site: &config::Site) -> Option<Arc<rustls::ServerConfig>> {
+    fn of(&mut self, site: &config::Site) -> Option<Tls> {
         let (tls, chosen) = self.tls.zip(site.tls.as_ref())?;
         match &chosen.certificates {
             SiteCertificates::Own(own) => {
                 let watched = Watched::own(own.clone());
                 self.watched.push(watched.clone());
-                Some(tls.config_for(watched, chosen.preset))
+                Some(Tls { config: tls.config_for(watched.clone(), chosen.preset), certificates: watched })
             }
             SiteCertificates::Store => {
                 let store = self.store.clone()?;
-                let config = self.shared.entry(chosen.preset.as_str()).or_insert_with(|| tls.config_for(store, chosen.preset));
-                Some(config.clone())
+                let config = self.shared.entry(chosen.preset.as_str()).or_insert_with(|| tls.config_for(store.clone(), chosen.preset));
+                Some(Tls { config: config.clone(), certificates: store })
             }
         }
     }

@@ -11,10 +11,11 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use crate::balance::Group;
-use crate::config::{self, ErrorPages, GroupId, Route, UnknownHost};
+use crate::config::{self, ErrorPages, GroupId, Route, SiteCertificates, SiteTls, UnknownHost};
 use crate::routing::host::HostTable;
 use crate::routing::path_table::{PathPattern, PathTable};
 use crate::routing::users::UserTable;
+use crate::tls::store::Store;
 use crate::tls::watch::Watched;
 
 pub use compile::{Carry, compile, compile_groups, compile_rules};
@@ -25,7 +26,7 @@ pub struct Snapshot {
     pub generation: u64,
     pub rules: Arc<Rules>,
     pub groups: Vec<Arc<Group>>,
-    /// What the next configuration may fall back to.
+    /// The checked configuration that this was compiled from. For what the next one may fall back to, ask `previous`.
     pub checked: Arc<config::Previous>,
 }
 
@@ -55,12 +56,42 @@ pub enum Unknown {
 /// A site with what is found by index in it.
 pub struct Site {
     pub config: Arc<config::Site>,
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Tls>,
     pub hsts: Option<HeaderValue>,
     pub paths: PathTable,
 }
 
+/// TLS of a site, with the certificates that it chooses from as they are now.
+#[derive(Clone)]
+pub struct Tls {
+    pub config: Arc<ServerConfig>,
+    pub certificates: Arc<Watched>,
+}
+
 impl Snapshot {
+    /// What the next configuration may fall back to: what was checked, with the certificates that were renewed since.
+    pub fn previous(&self) -> config::Previous {
+        let renewed = |(site, compiled): (&Arc<config::Site>, &Site)| {
+            let Some((SiteCertificates::Own(own), tls)) = site.tls.as_ref().map(|tls| &tls.certificates).zip(compiled.tls.as_ref()) else {
+                return site.clone();
+            };
+            let now = tls.certificates.certificates();
+            if own.len() == now.len() && own.iter().zip(&now).all(|(own, now)| Arc::ptr_eq(own, now)) {
+                return site.clone();
+            }
+            let preset = site.tls.as_ref().map(|tls| tls.preset).unwrap_or_default();
+            let tls = SiteTls { preset, certificates: SiteCertificates::Own(now) };
+            Arc::new(config::Site { tls: Some(tls), ..config::Site::clone(site) })
+        };
+        let config::Previous { sites, groups, store } = self.checked.as_ref();
+        let store = store.as_ref().map(|store| {
+            let watched = self.rules.certificates.iter().find(|watched| !watched.stands_for_all());
+            let certificates = watched.map_or_else(|| store.certificates.clone(), |watched| watched.certificates());
+            Arc::new(Store { paths: store.paths.clone(), certificates })
+        });
+        config::Previous { sites: sites.iter().zip(&self.rules.sites).map(renewed).collect(), groups: groups.clone(), store }
+    }
+
     pub fn site(&self, site: u32) -> Option<&Site> {
         self.rules.site(site)
     }
@@ -97,13 +128,13 @@ impl Rules {
             (None, Unknown::Site(site)) => site,
             (None, _) => return None,
         };
-        self.site(site)?.tls.clone()
+        self.site(site)?.tls.as_ref().map(|tls| tls.config.clone())
     }
 }
 
 impl Site {
     /// Compiles the routes of a site: the ones that ask for more come first.
-    pub fn new(config: Arc<config::Site>, tls: Option<Arc<ServerConfig>>) -> Self {
+    pub fn new(config: Arc<config::Site>, tls: Option<Tls>) -> Self {
         let mut order: Vec<u32> = (0..).zip(&config.routes).map(|(index, _)| index).collect();
         let route = |index: u32| config.routes.get(index as usize);
         let specificity = |index: u32| route(index).map(|route| route.conditions.specificity());

@@ -43,7 +43,11 @@ pub fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, LoadE
         return Err(LoadError::Empty { path: cert.to_owned() });
     }
     let der = PrivateKeyDer::from_pem_file(key).map_err(|error| LoadError::Key { path: key.to_owned(), why: reason(&error) })?;
-    let unusable = |error: rustls::Error| LoadError::UnusableKey { path: key.to_owned(), why: error.to_string() };
+    let unusable = |error: rustls::Error| {
+        // A key that is too weak to be taken is best called so.
+        let weak = super::inspect::inspect(&chain).and_then(|facts| facts.weaknesses.into_iter().next());
+        LoadError::UnusableKey { path: key.to_owned(), why: weak.unwrap_or_else(|| error.to_string()) }
+    };
     let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der).map_err(unusable)?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {

@@ -251,3 +251,36 @@ fn the_only_backend_is_back_within_seconds() {
     }
     assert_eq!(bodies(&proxy, 3), "AAA");
 }
+
+#[test]
+fn a_health_check_asks_as_it_is_told() {
+    let healthy = Arc::new(AtomicUsize::new(1));
+    let state = healthy.clone();
+    let origin = Origin::new(|_| Reply::text("here"));
+    let checked = Origin::new(move |request| {
+        let asked = (request.method.as_str(), request.target.as_str(), request.header("host"), request.header("x-check"));
+        let good = asked == ("OPTIONS", "/h?a=b", "check.test".to_owned(), "1".to_owned());
+        let body = if state.load(Ordering::SeqCst) == 1 { "all is well" } else { "all is lost" };
+        Reply::Http(if good { 418 } else { 500 }, Vec::new(), body.as_bytes().to_vec())
+    });
+    let group = |extra: &str| {
+        format!(
+            "{PLAIN}backend_groups:\n  g: {{ backends: ['{}'], health_check: {{ path: '/h?a=b', method: OPTIONS, host: check.test, headers: {{ X-Check: 1 }}, \
+             status: [418, 5xx], body: is well, port: {}, interval: 100ms, jitter: 20ms, rise: 1, fall: 1{extra} }} }}\n",
+            origin.address,
+            checked.address.port()
+        )
+    };
+    let proxy = Proxy::start(&[("main.yaml", &group("")), ("sites.d/a.yaml", "domains: [shop.test]\ngroup: g\n")]);
+    assert_eq!(bodies(&proxy, 1), "here");
+    healthy.store(0, Ordering::SeqCst);
+    proxy.wait_event("becomes unhealthy: /h?a=b: answered with a body that has no `is well`");
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").status, 503);
+    healthy.store(1, Ordering::SeqCst);
+    proxy.wait_event("becomes healthy");
+    assert_eq!(bodies(&proxy, 1), "here");
+    assert!(checked.drain().is_empty(), "probes say who they are");
+    proxy.write("main.yaml", &group(", timeout: 1s").replace("[418, 5xx]", "200"));
+    proxy.reload();
+    proxy.wait_event("becomes unhealthy: /h?a=b: answered with status 418");
+}

@@ -13,6 +13,7 @@ pub struct Ca {
 impl Ca {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority of the tests");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
@@ -33,7 +34,8 @@ impl Ca {
     /// As `issue`, with a key of one's own and changes to what is certified.
     pub fn issue_with(&self, directory: &Path, name: &str, domains: &[&str], key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) {
         let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
-        let mut params = CertificateParams::new(domains).unwrap();
+        let mut params = CertificateParams::new(domains.clone()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, domains[0].as_str());
         change(&mut params);
         let certificate = params.signed_by(key, &self.issuer).unwrap();
         write(&directory.join(format!("{name}.pem")), &certificate.pem());
@@ -43,6 +45,13 @@ impl Ca {
     /// The authority's own certificate.
     pub fn pem(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// The certificate of an authority with a name that nothing here was issued by.
+    pub fn named_pem(&self) -> String {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "somebody else");
+        params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().pem()
     }
 
     pub fn roots(&self) -> RootCertStore {

@@ -66,6 +66,7 @@ impl Client {
             version: connection.protocol_version(),
             group: connection.negotiated_key_exchange_group().map(|group| group.name()),
             alpn: connection.alpn_protocol().map(<[u8]>::to_vec),
+            certificate: connection.peer_certificates().unwrap()[0].clone().into_owned(),
         };
         let wire = Box::new(StreamOwned::new(connection, tcp.try_clone()?));
         Ok((Self { wire, tcp, inbox: Vec::new() }, info))
@@ -165,6 +166,14 @@ impl Client {
         self.rest().is_empty()
     }
 
+    /// What comes next, at least one byte.
+    pub fn some(&mut self) -> Vec<u8> {
+        if self.inbox.is_empty() {
+            assert!(self.more(), "closed");
+        }
+        std::mem::take(&mut self.inbox)
+    }
+
     fn more(&mut self) -> bool {
         let mut piece = [0; 16 << 10];
         match self.wire.read(&mut piece) {
@@ -197,6 +206,8 @@ pub struct TlsInfo {
     pub version: Option<rustls::ProtocolVersion>,
     pub group: Option<rustls::NamedGroup>,
     pub alpn: Option<Vec<u8>>,
+    /// The leaf that the server has shown.
+    pub certificate: rustls::pki_types::CertificateDer<'static>,
 }
 
 /// A TLS client that trusts `roots` and offers `alpn`.
@@ -276,5 +287,22 @@ impl H2 {
             let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
             Ok(Response { status: parts.status.as_u16(), head: format!("{parts:?}"), headers, body: bytes })
         })
+    }
+}
+
+impl H2 {
+    /// Sends a request and resets its stream once it is on its way.
+    pub fn abandon(&self, method: &str, url: &str) {
+        let request = http::Request::builder().method(method).uri(url).version(http::Version::HTTP_2).body(()).unwrap();
+        self.runtime.block_on(async {
+            let mut send = self.send.clone().ready().await.unwrap();
+            let (response, mut stream) = send.send_request(request, false).unwrap();
+            stream.send_data(Bytes::from_static(b"x"), true).unwrap();
+            // The connection's task must have had the time to send it.
+            let _ = tokio::time::timeout(Duration::from_millis(200), response).await;
+            drop(stream);
+            // So must the reset.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        });
     }
 }

@@ -2,10 +2,12 @@
 
 mod ca;
 mod client;
+mod names;
 mod origin;
 mod proxy;
 
 pub use ca::Ca;
 pub use client::{Client, H2, get, tls_config};
+pub use names::NameServer;
 pub use origin::{GARBAGE, Origin, Reply};
 pub use proxy::{PLAIN, Proxy, check};

@@ -73,7 +73,12 @@ struct Live {
 
 impl Origin {
     pub fn new(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at("127.0.0.1:0", script)
+    }
+
+    /// A backend at an address of one's own choice.
+    pub fn at(address: &str, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let (tell, seen) = channel();
         let origin = Self { address, script: Arc::new(script), live: Mutex::new(None), seen: Mutex::new(seen), tell };
