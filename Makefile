@@ -11,7 +11,7 @@ APP_PACKAGES = nginx-light php-fpm php-cli php-mysql phpmyadmin dokuwiki mariadb
 PEER_PACKAGES = nginx-light haproxy apache2-utils nghttp2-client python3 python3-grpcio python3-websockets
 BENCH_PACKAGES = nginx-light nghttp2-client valgrind
 
-.PHONY: run build test test-apps test-peers lint bench bench-nginx clean
+.PHONY: run build test test-apps test-peers lint bench bench-nginx bench-scale clean
 
 ## Starts the demonstration: its own backends, domains and certificate.
 run: build
@@ -46,6 +46,12 @@ test-peers:
 bench:
 	@$(INSTALL) $(BUILD_PACKAGES) valgrind
 	tests/bench/lookup.sh
+
+## Time and memory of 100,000 sites, 1,000,000 users and 10,000 certificates.
+bench-scale:
+	@$(INSTALL) $(BUILD_PACKAGES) nginx-light python3 openssl
+	cargo build --release --locked
+	python3 tests/bench/scale.py $$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/portcullis
 
 ## CPU time of a request against nginx, in one run.
 bench-nginx:

@@ -48,6 +48,7 @@ struct Outcome {
     path: Option<String>,
     status: Option<u16>,
     location: Option<String>,
+    dropped: bool,
 }
 
 fn failure(test: &Test, config: &Config, rules: &Rules) -> Option<Diagnostic> {
@@ -63,6 +64,7 @@ fn failure(test: &Test, config: &Config, rules: &Rules) -> Option<Diagnostic> {
         ("status", text(expected.status), text(outcome.status)),
         ("location", expected.location.clone(), outcome.location),
     ];
+    let dropped = if outcome.dropped { "; the connection is closed without an answer" } else { "" };
     let differs = compared.into_iter().filter(|(_, wanted, got)| wanted.is_some() && wanted != got).map(|(what, wanted, got)| {
         let got = got.map_or_else(|| format!("there is no {what}"), |got| format!("it is `{got}`"));
         format!("{what} should be `{}`, but {got}", wanted.unwrap_or_default())
@@ -75,7 +77,7 @@ fn failure(test: &Test, config: &Config, rules: &Rules) -> Option<Diagnostic> {
     let scheme = if request.secure { "https" } else { "http" };
     let method = if request.method == http::Method::GET { String::new() } else { format!(" --method {}", request.method) };
     let help = format!("`portcullis explain {scheme}://{}{}{method}` tells why", request.host, request.target);
-    Some(Diagnostic::error(test.place.clone(), format!("this test fails: {}", differs.join("; "))).with_help(help))
+    Some(Diagnostic::error(test.place.clone(), format!("this test fails: {}{dropped}", differs.join("; "))).with_help(help))
 }
 
 fn outcome(test: &Test, config: &Config, rules: &Rules) -> Outcome {
@@ -124,6 +126,6 @@ fn outcome(test: &Test, config: &Config, rules: &Rules) -> Outcome {
         Verdict::Refuse { user, status, .. } => {
             Outcome { user: user.map(|user| rules.users.user_name(user).to_owned()), status: Some(status), ..Outcome::default() }
         }
-        Verdict::Drop => Outcome::default(),
+        Verdict::Drop => Outcome { dropped: true, ..Outcome::default() },
     }
 }

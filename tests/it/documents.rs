@@ -30,8 +30,13 @@ fn the_readmes_configuration_is_good() {
     ca.issue(here, "shop", &["shop.example.com", "www.shop.example.com"]);
     ca.issue(here, "panel", &["panel.example.com"]);
     ca.issue(here, "apps", &["*.apps.example.com"]);
+    ca.issue(here, "app", &["app.example.com"]);
+    std::fs::write(here.join("ca.pem"), ca.pem()).unwrap();
+    std::fs::write(here.join("sorry.html"), "sorry").unwrap();
+    std::fs::create_dir(here.join("sites.d")).unwrap();
+    std::fs::write(here.join("sites.d/pay.key"), "k").unwrap();
     let blocks = blocks("yaml");
-    assert_eq!(blocks.len(), 5);
+    assert_eq!(blocks.len(), 7);
     let files: Vec<(String, String)> = blocks
         .into_iter()
         .map(|(info, text)| {
@@ -42,7 +47,7 @@ fn the_readmes_configuration_is_good() {
         .collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let result = check("check", &[], here, &files);
-    assert_eq!((result.code, result.text.as_str()), (Some(0), "main.yaml: good: 3 sites, 4 backend groups, 2 users\n"));
+    assert_eq!((result.code, result.text.as_str()), (Some(0), "main.yaml: good: 4 sites, 5 backend groups, 2 users, 4 tests passed\n"));
 }
 
 #[test]
@@ -65,7 +70,7 @@ fn the_readmes_commands_exist() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 5);
+    assert_eq!(seen, 8);
 }
 
 #[test]

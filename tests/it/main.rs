@@ -13,6 +13,7 @@ mod deciding;
 mod demo;
 mod documents;
 mod edits;
+mod examples;
 mod explaining;
 mod headers;
 mod http1;

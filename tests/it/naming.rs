@@ -16,9 +16,9 @@ fn pair() -> (Origin, Origin, u16) {
     panic!("no port is free at both addresses");
 }
 
-fn wait_for(proxy: &Proxy, body: &str) {
+fn wait_for(proxy: &Proxy, target: &str, body: &str) {
     let began = Instant::now();
-    while get(proxy.address(), "shop.test", "/", "").text() != body {
+    while get(proxy.address(), "shop.test", target, "").text() != body {
         assert!(began.elapsed() < Duration::from_secs(15), "{body} does not answer");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -40,14 +40,16 @@ fn a_name_is_followed_as_its_time_to_live_says() {
     assert!(proxy.events().contains("`far.internal:"), "{}", proxy.events());
     assert_eq!(get(proxy.address(), "shop.test", "/far/", "").status, 503);
     names.say("app.internal", &["127.0.0.3"], 1);
-    wait_for(&proxy, "three");
+    wait_for(&proxy, "/", "three");
     proxy.wait_event("is now 127.0.0.3");
     names.say("far.internal", &["127.0.0.2"], 60);
     proxy.wait_event("resolves again");
-    assert_eq!(get(proxy.address(), "shop.test", "/far/", "").text(), "two");
+    wait_for(&proxy, "/far/", "two");
     // Both addresses are backends.
     names.say("app.internal", &["127.0.0.2", "127.0.0.3"], 1);
     proxy.wait_event(&format!("is now 127.0.0.2:{port}, 127.0.0.3:{port}"));
+    wait_for(&proxy, "/", "two");
+    wait_for(&proxy, "/", "three");
     let mut seen: Vec<String> = (0..4).map(|_| get(proxy.address(), "shop.test", "/", "").text()).collect();
     seen.sort();
     assert_eq!(seen, ["three", "three", "two", "two"]);

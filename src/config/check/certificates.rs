@@ -1,5 +1,6 @@
 //! Checks certificates: which files a site has, whether they can be used, and what clients will say of them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,8 +40,8 @@ pub(super) fn store(
             "a certificate is `NAME.pem` or `NAME.crt` with `NAME.key` beside it, `fullchain.pem` with `privkey.pem`, or both in one file";
         report.push(at.warning("no certificate with its key is found here").with_help(help));
     }
-    let loaded: Vec<_> =
-        load_all(&files, |files| known.and_then(|store| store.certificates.iter().find(|loaded| loaded.files == *files)).cloned());
+    let known = known.iter().flat_map(|store| &store.certificates).map(|loaded| (&loaded.files, loaded)).collect();
+    let loaded = load_all(&files, &known);
     let mut certificates = Vec::with_capacity(loaded.len());
     for (files, loaded) in files.iter().zip(loaded) {
         match loaded {
@@ -55,11 +56,11 @@ pub(super) fn store(
     Some(Arc::new(Store { paths, certificates }))
 }
 
-/// Reads many certificates on all processors: keys are costly to load.
-fn load_all(files: &[Files], known: impl Fn(&Files) -> Option<Arc<Loaded>>) -> Vec<Result<Arc<Loaded>, String>> {
-    let known: Vec<Option<Arc<Loaded>>> = files.iter().map(known).collect();
-    super::in_parallel(files.iter().zip(known).collect(), |(files, known)| {
-        known.filter(|known| files.stamp() == Some(known.stamp)).map_or_else(|| Loaded::read(files).map_err(|error| error.to_string()), Ok)
+/// Reads many certificates on all processors: keys are costly to load. What is known and has not changed is kept.
+fn load_all(files: &[Files], known: &HashMap<&Files, &Arc<Loaded>>) -> Vec<Result<Arc<Loaded>, String>> {
+    super::in_parallel(files.iter().collect(), |files| {
+        let known = known.get(files).filter(|known| files.stamp() == Some(known.stamp));
+        known.map_or_else(|| Loaded::read(files).map_err(|error| error.to_string()), |known| Ok((*known).clone()))
     })
 }
 

@@ -1,0 +1,198 @@
+"""What large configurations cost: time and memory to check and to start, and whether a request notices.
+
+`scale.py PORTCULLIS`: 100,000 sites, 1,000,000 users and 10,000 certificates, beside a configuration of one site. Fails beyond
+the bounds below, which leave room for slow machines.
+"""
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+SITES, USERS, CERTIFICATES = 100_000, 1_000_000, 10_000
+PORTCULLIS = os.path.abspath(sys.argv[1])
+# Seconds and MiB.
+BOUNDS = {"sites": (60, 1500), "users": (15, 700), "certificates": (10, 700)}
+
+
+def free():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main_file(folder, port, rest=""):
+    groups = "".join(f"  node{n}: {{ backends: ['127.0.0.1:{ORIGIN}'], health_check: off }}\n" for n in range(8))
+    (folder / "main.yaml").write_text(
+        f"listeners: [{{ address: '127.0.0.1:{port}' }}]\nstate_dir: {folder}/state\naccess_log: off\nsites: sites.d/*.yaml\nbackend_groups:\n{groups}{rest}"
+    )
+    (folder / "sites.d").mkdir()
+
+
+def sites(folder, count):
+    for n in range(count):
+        (folder / f"sites.d/s{n:06}.yaml").write_text(
+            f"domains: [d{n}.example.com, www.d{n}.example.com]\ngroup: node{n % 8}\nroutes:\n  - {{ path: /api/, group: node{(n + 1) % 8} }}\n"
+            f"  - {{ path: /old/, redirect: '/new{{path}}' }}\n"
+        )
+
+
+def users(folder, count):
+    with open(folder / "users.yaml", "w") as file:
+        file.write("apps: { phpmyadmin: { role: mysql }, roundcube: { role: mail } }\nusers:\n")
+        file.writelines(f"  user{n}: {{ mysql: node{n % 8}, mail: node{n % 7} }}\n" for n in range(count))
+    (folder / "sites.d/panel.yaml").write_text("domains: [panel.test]\nroutes: [{ path: '/{user}/{app}/', users: true, strip: '/{user}' }]\n")
+
+
+def certificates(folder, count):
+    """One authority's certificates, each with its own key: what loading costs is the keys."""
+    (folder / "certs").mkdir()
+    run = lambda *words: subprocess.run(words, check=True, capture_output=True)
+    keys = []
+    for n in range(16):
+        key = folder / f"k{n}.pem"
+        run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(key))
+        run("openssl", "req", "-x509", "-new", "-key", str(key), "-out", f"{key}.crt", "-days", "90", "-subj", f"/CN=c{n}", "-addext", f"subjectAltName=DNS:c{n}.test,DNS:*.c{n}.test")
+        keys.append(key)
+    for n in range(count):
+        key = keys[n % len(keys)]
+        shutil.copy(f"{key}.crt", folder / f"certs/c{n}.pem")
+        shutil.copy(key, folder / f"certs/c{n}.key")
+        os.chmod(folder / f"certs/c{n}.key", 0o600)
+
+
+def check(folder):
+    before = time.time()
+    pid = os.posix_spawn(PORTCULLIS, [PORTCULLIS, "check", "-c", str(folder / "main.yaml")], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 2, str(folder / "said"), os.O_WRONLY | os.O_CREAT, 0o600)])
+    _, status, usage = os.wait4(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, (folder / "said").read_text()[-2000:]
+    return time.time() - before, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+
+
+def start(folder, port):
+    before = time.time()
+    process = subprocess.Popen([PORTCULLIS, "run", "-c", str(folder / "main.yaml")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    STARTED.append(process)
+    for line in process.stderr:
+        if b"is ready" in line:
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            return process, time.time() - before
+    sys.exit(f"{folder} does not start")
+
+
+def memory(pid):
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def cpu(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def reload_time(process, port, folder):
+    """From the signal until a changed site answers."""
+    (folder / "sites.d/new.yaml").write_text("domains: [new.test]\nroutes: [{ path: /, respond: 204 }]\n")
+    before = time.time()
+    process.send_signal(signal.SIGHUP)
+    while True:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: new.test\r\nConnection: close\r\n\r\n")
+            try:
+                if client.recv(100).startswith(b"HTTP/1.1 204"):
+                    return time.time() - before
+            except ConnectionResetError:
+                pass  # still an unknown host
+        time.sleep(0.01)
+
+
+def load(port, requests):
+    """Many requests on one connection, each with its own host and path."""
+    done = 0
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        reader = client.makefile("rb")
+        for host, path in requests:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            status = reader.readline()
+            assert b" 200 " in status, (host, path, status)
+            length = 0
+            while (line := reader.readline()) != b"\r\n":
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            reader.read(length)
+            done += 1
+    return done
+
+
+def origin():
+    """nginx, for it costs little."""
+    folder, port = pathlib.Path(tempfile.mkdtemp()), free()
+    (folder / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/log;\nevents {{}}\nhttp {{ access_log off; keepalive_requests 1000000;\n"
+        f"  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n"
+        f"  server {{ listen 127.0.0.1:{port}; location / {{ return 200 ok; }} }}\n}}\n"
+    )
+    return subprocess.Popen(["/usr/sbin/nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "log")]), port
+
+
+STARTED = []
+NGINX, ORIGIN = origin()
+failed = []
+try:
+    with tempfile.TemporaryDirectory() as temporary:
+        base = pathlib.Path(temporary)
+        print(f"{'':14} {'check s':>8} {'cpu s':>7} {'peak MiB':>9} {'start s':>8} {'MiB':>7} {'reload s':>9} {'MiB after':>10}")
+        running = {}
+        for name, build in {
+            "one site": lambda folder: sites(folder, 1),
+            "sites": lambda folder: sites(folder, SITES),
+            "users": lambda folder: users(folder, USERS),
+            "certificates": lambda folder: certificates(folder, CERTIFICATES),
+        }.items():
+            folder, port = base / name.replace(" ", "-"), free()
+            folder.mkdir()
+            rest = {"users": "users: users.yaml\n", "certificates": "certificates: certs\n"}.get(name, "")
+            main_file(folder, port, rest)
+            build(folder)
+            if name == "certificates":
+                (folder / "sites.d/a.yaml").write_text("domains: [c1.test]\ntls: true\ngroup: node0\n")
+            seconds, peak, used = check(folder)
+            process, started = start(folder, port)
+            resident = memory(process.pid)
+            reloaded = reload_time(process, port, folder)
+            print(f"{name:14} {seconds:8.2f} {used:7.2f} {peak:9.0f} {started:8.2f} {resident:7.0f} {reloaded:9.2f} {memory(process.pid):10.0f}", flush=True)
+            if name in BOUNDS and (seconds > BOUNDS[name][0] or peak > BOUNDS[name][1]):
+                failed.append(f"{name}: more than {BOUNDS[name]}")
+            if name == "certificates":
+                process.kill()
+                process.wait()
+            else:
+                running[name] = process, port
+        requests = {
+            "one site": [("d0.example.com", "/api/x")] * 4000,
+            "sites": [(f"d{n * 7919 % SITES}.example.com", "/api/x") for n in range(4000)],
+            "users": [("panel.test", f"/user{n * 7919 % USERS}/phpmyadmin/x") for n in range(4000)],
+        }
+        costs = {name: [] for name in requests}
+        for _ in range(5):
+            for name, (process, port) in running.items():
+                load(port, requests[name][:200])
+                before = cpu(process.pid)
+                load(port, requests[name])
+                costs[name].append((cpu(process.pid) - before) / len(requests[name]) * 1e6)
+        for name, microseconds in costs.items():
+            print(f"{name:14} {sorted(microseconds)[2]:6.1f} µs of CPU a request (median of {', '.join(f'{cost:.1f}' for cost in microseconds)})")
+        if sorted(costs["sites"])[2] > 1.5 * sorted(costs["one site"])[2]:
+            failed.append("a request notices how many sites there are")
+finally:
+    for process in [*STARTED, NGINX]:
+        process.terminate()
+        process.wait()
+print("\n".join(failed) or "within bounds")
+sys.exit(bool(failed))
