@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_lc_rs::rand;
+use nix::sys::signal::{SigSet, Signal as NixSignal};
 use pingora::connectors::TransportConnector;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
@@ -57,6 +58,10 @@ pub struct Options {
 
 /// Runs the proxy until it is told to stop. A configuration that is refused has been reported on standard error.
 pub fn run(options: Options) -> Result<(), Failure> {
+    // A reload that is asked for too early waits for whoever handles it, instead of ending the process.
+    if let Err(error) = handled_later().thread_block() {
+        log::warn!("signals that come during the start may end it: {error}");
+    }
     let loaded = crate::load::load(&options.config, &config::Previous::default());
     report(&loaded);
     let config = accept_loaded(loaded, options.strict).ok_or(Failure::Config)?;
@@ -100,6 +105,11 @@ pub fn run(options: Options) -> Result<(), Failure> {
     server.run(RunArgs { shutdown_signal: Box::new(Stop { shared: shared.clone(), drain_timeout }) });
     shared.log.flush();
     Ok(())
+}
+
+/// Signals whose default would end the process.
+fn handled_later() -> SigSet {
+    [NixSignal::SIGHUP, NixSignal::SIGUSR1].into_iter().collect()
 }
 
 fn accept_loaded(loaded: Loaded, strict: bool) -> Option<Config> {
@@ -248,6 +258,10 @@ impl ServiceWithDependents for Supervisor {
         let (Some(mut reload), Some(mut reopen)) = (listen_to(SignalKind::hangup()), listen_to(SignalKind::user_defined1())) else {
             return;
         };
+        // The handlers are in place: what has come meanwhile is delivered now.
+        if let Err(error) = handled_later().thread_unblock() {
+            log::error!("signals cannot be received: {error}");
+        }
         for address in &self.addresses {
             log::info!("listening on {address}");
         }

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Instant;
 
-use crate::actors::{Ca, Client, Origin, Proxy, Reply, tls_config};
+use crate::actors::{Ca, Client, H2, Origin, Proxy, Reply, tls_config};
 
 /// A backend for every behaviour that the gate must get right.
 fn origin() -> Origin {
@@ -459,4 +459,21 @@ fn a_body_is_whole_at_the_second_backend() {
         moved += proxy.wait_target("/sum")["attempts"].as_u64().unwrap();
     }
     assert!(moved >= 2);
+}
+
+#[test]
+fn interim_answers_come_before_the_final_one() {
+    let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let origin = Origin::new(move |_| Reply::Raw(hints.to_vec()));
+    let proxy = Proxy::with_site(&format!("backends: ['{}']\nhealth_check: off\n", origin.address));
+    let mut client = Client::plain(proxy.address());
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n");
+        let interim = client.head();
+        assert!(interim.starts_with("HTTP/1.1 103") && interim.to_lowercase().contains("link: </a.css>"), "{interim}");
+        let last = client.response(false);
+        assert_eq!((last.status, last.text().as_str()), (200, "ok"));
+    }
+    let h2 = H2::plain(proxy.address()).request("GET", "http://shop.test/", &[], &[]).unwrap();
+    assert_eq!((h2.status, h2.text().as_str()), (200, "ok"));
 }

@@ -27,7 +27,31 @@ impl Proxy {
     /// standard output.
     pub fn start_in(directory: TempDir, files: &[(&str, &str)]) -> Self {
         write_files(directory.path(), files);
+        Self::spawn(directory, |_| {})
+    }
+
+    /// As `start_in`, with a signal while it is still starting.
+    pub fn start_early(directory: TempDir, files: &[(&str, &str)], early: Signal) -> Self {
+        write_files(directory.path(), files);
+        Self::spawn(directory, |child| {
+            // The program is there and at work, or it could not have said what it waits for.
+            let status = format!("/proc/{}/status", child.id());
+            let blocks = || {
+                std::fs::read_to_string(&status)
+                    .unwrap()
+                    .lines()
+                    .any(|line| line.starts_with("SigBlk:") && !line.ends_with("0000000000000000"))
+            };
+            while !blocks() {
+                std::thread::yield_now();
+            }
+            kill(Pid::from_raw(child.id() as i32), early).unwrap();
+        })
+    }
+
+    fn spawn(directory: TempDir, meanwhile: impl FnOnce(&Child)) -> Self {
         let mut child = command(directory.path(), "run").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        meanwhile(&child);
         let events = Lines::read(child.stderr.take().unwrap());
         let access = Lines::read(child.stdout.take().unwrap());
         let mut proxy = Self { directory, child, events, access, addresses: Vec::new() };
