@@ -223,7 +223,7 @@ struct Supervisor {
 /// How often the files of certificates are looked at, at most.
 const CERTIFICATES: Duration = Duration::from_secs(1);
 /// With many files a look takes time: this much longer is waited than it took.
-const CERTIFICATES_REST: u32 = 50;
+const CERTIFICATES_REST: u32 = 200;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Follows the files of certificates, and tells daily of those that end soon.

@@ -161,8 +161,8 @@ pub fn decide_traced(rules: &Rules, request: &RequestView<'_>, trace: &mut impl 
     let found = rules.hosts.find(&host).filter(|(site, _)| rules.site(*site).is_some_and(|site| site.answers_on(request.listener)));
     let (site_id, host_captures) = match (found, rules.unknown_host) {
         (Some(found), _) => found,
-        (None, Unknown::Site(site)) => (site, Captures::new()),
-        (None, Unknown::Drop) => return Verdict::Drop,
+        (None, Unknown::Site(site)) if rules.site(site).is_some_and(|site| site.answers_on(request.listener)) => (site, Captures::new()),
+        (None, Unknown::Drop | Unknown::Site(_)) => return Verdict::Drop,
         (None, Unknown::NotFound) => return refuse(None, 404, Reason::UnknownHost),
     };
     let Some(site) = rules.site(site_id).filter(|site| !site.config.routes.is_empty()) else {

@@ -35,6 +35,7 @@ pub use site::{
     ErrorPages, Expected, Hsts, Maintenance, Redirect, Respond, RespondBody, Route, Site, SiteCertificates, SiteTls, Target, Test,
     TestRequest, Unknown, UsersRule,
 };
+pub use source::read_limited_bytes as read_file;
 
 /// A checked configuration.
 #[derive(Debug)]

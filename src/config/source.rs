@@ -30,7 +30,7 @@ pub(crate) fn read_document(path: &Path, report: &mut Report) -> Option<Document
 }
 
 /// Reads a regular file; the error is a clause to follow the file's name.
-pub(crate) fn read_limited_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+pub fn read_limited_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     let describe = |error: std::io::Error| format!("cannot be read: {error}");
     let metadata = fs::metadata(path).map_err(describe)?;
     if metadata.is_dir() {

@@ -15,7 +15,7 @@ use crate::balance::sticky::without_cookie;
 use crate::config::{HostSent, Target};
 use crate::decide::Forward;
 use crate::rewrite::back::{self, CookieEdit, Public};
-use crate::rewrite::forwarded::{is_disguised, is_protected};
+use crate::rewrite::forwarded::{is_disguised, is_protected, same_variable};
 use crate::rewrite::headers::{HeaderEdit, Name, Value};
 use crate::rewrite::template::{Template, Values};
 use crate::routing::host::{Captures, normalize_host};
@@ -26,10 +26,7 @@ pub(super) fn request(request: &mut RequestHeader, ctx: &Ctx, original: &Request
     let Some((forward, facts)) = ctx.forward.as_ref().zip(ctx.facts.as_ref()) else { return Ok(()) };
     let trusted = ctx.client.trusted;
     drop_protected(request, trusted);
-    // What only we may say is not the client's to say, whichever route it takes.
-    for name in ctx.site().map(|site| site.config.secret_headers.as_slice()).unwrap_or_default() {
-        request.remove_header(name);
-    }
+    drop_secrets(request, ctx);
     if let Some(target) = &forward.target {
         set_target(request, target)?;
     }
@@ -181,6 +178,19 @@ pub(super) fn respond(head: &mut ResponseHeader, ctx: &Ctx, original: &RequestHe
 }
 
 // === Requests ===
+
+/// What only we may say is not the client's to say, whichever route it takes and however it spells it.
+fn drop_secrets(request: &mut RequestHeader, ctx: &Ctx) {
+    let secrets = ctx.site().map(|site| site.config.secret_headers.as_slice()).unwrap_or_default();
+    if secrets.is_empty() {
+        return;
+    }
+    let is_secret = |name: &&HeaderName| secrets.iter().any(|secret| same_variable(secret.as_str(), name.as_str()));
+    let names: SmallVec<[HeaderName; 4]> = request.headers.keys().filter(is_secret).cloned().collect();
+    for name in &names {
+        request.remove_header(name);
+    }
+}
 
 /// What the client may not say about itself, and what nobody means.
 fn drop_protected(request: &mut RequestHeader, trusted: bool) {

@@ -38,7 +38,8 @@ pub fn is_disguised(name: &str) -> bool {
     is_protected(name) && !FORWARDED.iter().any(|header| header.eq_ignore_ascii_case(name))
 }
 
-fn same_variable(header: &str, name: &str) -> bool {
+/// Whether CGI, WSGI and PHP see both names as the same variable. `header` is in lower case.
+pub fn same_variable(header: &str, name: &str) -> bool {
     let same = |(a, b): (u8, u8)| a == b.to_ascii_lowercase() || (a == b'-' && !b.is_ascii_alphanumeric());
     header.len() == name.len() && header.bytes().zip(name.bytes()).all(same)
 }

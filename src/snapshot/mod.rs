@@ -128,7 +128,7 @@ impl Rules {
             (None, Unknown::Site(site)) => site,
             (None, _) => return None,
         };
-        self.site(site)?.tls.as_ref().map(|tls| tls.config.clone())
+        self.site(site).filter(|site| site.answers_on(listener))?.tls.as_ref().map(|tls| tls.config.clone())
     }
 }
 

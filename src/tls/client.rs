@@ -3,10 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-
-use super::load::{LoadError, certified_key};
+use super::load::{LoadError, certificates, certified_key, private_key};
 
 /// The client's side of TLS to a backend group.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,8 +36,7 @@ impl Authorities {
     /// The file cannot be read, or has no certificate that can be trusted.
     pub fn read(path: &Path) -> Result<Self, LoadError> {
         let why = |why: String| LoadError::Certificate { path: path.to_owned(), why };
-        let certificates = CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
-        let certificates = certificates.map_err(|error| why(super::load::reason(&error)))?;
+        let certificates = certificates(path)?;
         if certificates.is_empty() {
             return Err(why("there is no certificate in it".to_owned()));
         }
@@ -60,8 +56,7 @@ impl Identity {
     /// The files cannot be read, or do not belong together.
     pub fn read(cert: &Path, key: &Path) -> Result<Self, LoadError> {
         let certified = certified_key(cert, key)?;
-        let unreadable = |error: rustls_pki_types::pem::Error| LoadError::Key { path: key.to_owned(), why: super::load::reason(&error) };
-        let private = PrivateKeyDer::from_pem_file(key).map_err(unreadable)?;
+        let private = private_key(key)?;
         let chain = certified.cert.iter().map(|certificate| certificate.to_vec()).collect();
         Ok(Self { cert: cert.to_owned(), key: key.to_owned(), chain, private: private.secret_der().to_vec() })
     }

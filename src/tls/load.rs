@@ -10,13 +10,13 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("{}: cannot be read: {why}", path.display())]
+    #[error("{}: {why}", path.display())]
     Certificate { path: PathBuf, why: String },
     #[error("{}: it is not usable: {why}", path.display())]
     UnusableCertificate { path: PathBuf, why: String },
     #[error("{}: there is no certificate in it; are `cert` and `key` swapped?", path.display())]
     Empty { path: PathBuf },
-    #[error("{}: cannot be read: {why}", path.display())]
+    #[error("{}: {why}", path.display())]
     Key { path: PathBuf, why: String },
     #[error("{}: {why}", path.display())]
     UnusableKey { path: PathBuf, why: String },
@@ -36,13 +36,11 @@ impl LoadError {
 
 /// Reads a chain (leaf first) and its key from PEM files.
 pub fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, LoadError> {
-    let unreadable = |error: rustls_pki_types::pem::Error| LoadError::Certificate { path: cert.to_owned(), why: reason(&error) };
-    let chain = CertificateDer::pem_file_iter(cert).map_err(unreadable)?;
-    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    let chain = certificates(cert)?;
     if chain.is_empty() {
         return Err(LoadError::Empty { path: cert.to_owned() });
     }
-    let der = PrivateKeyDer::from_pem_file(key).map_err(|error| LoadError::Key { path: key.to_owned(), why: reason(&error) })?;
+    let der = private_key(key)?;
     let unusable = |error: rustls::Error| {
         // A key that is too weak to be taken is best called so.
         let weak = super::inspect::inspect(&chain).and_then(|facts| facts.weaknesses.into_iter().next());
@@ -62,6 +60,28 @@ pub fn certified_key(cert: &Path, key: &Path) -> Result<Arc<CertifiedKey>, LoadE
     }
 }
 
+/// The certificates of a PEM file; there may be none.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let unreadable = |why| LoadError::Certificate { path: path.to_owned(), why };
+    let pem = read(path).map_err(unreadable)?;
+    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|error| unreadable(reason(&error)))
+}
+
+/// The first private key of a PEM file.
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadError> {
+    let unreadable = |why| LoadError::Key { path: path.to_owned(), why };
+    let pem = read(path).map_err(unreadable)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| unreadable(reason(&error)))
+}
+
+/// More than any chain or bundle of authorities has.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Reads a regular file: a FIFO or a device would block for ever.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    crate::config::read_file(path, MAX_FILE)
+}
+
 fn unusable_because(error: &rustls::CertificateError) -> String {
     let text = format!("{error:?}");
     if text.contains("UnsupportedCertVersion") {
@@ -71,10 +91,10 @@ fn unusable_because(error: &rustls::CertificateError) -> String {
     text
 }
 
-pub(super) fn reason(error: &rustls_pki_types::pem::Error) -> String {
+fn reason(error: &rustls_pki_types::pem::Error) -> String {
     match error {
-        rustls_pki_types::pem::Error::Io(error) => error.to_string(),
-        rustls_pki_types::pem::Error::NoItemsFound => "there is no PEM block of the right kind in it".to_owned(),
-        other => format!("it is no PEM file: {other}"),
+        rustls_pki_types::pem::Error::Io(error) => format!("cannot be read: {error}"),
+        rustls_pki_types::pem::Error::NoItemsFound => "cannot be read: there is no PEM block of the right kind in it".to_owned(),
+        other => format!("cannot be read: it is no PEM file: {other}"),
     }
 }

@@ -111,7 +111,7 @@ fn search(path: &Path, depth: usize, found: &mut Vec<Files>) {
             if depth > 0 {
                 search(&name, depth - 1, found);
             }
-        } else if matches!(name.extension().and_then(|ending| ending.to_str()), Some("pem" | "crt" | "cer" | "cert")) {
+        } else if name.is_file() && matches!(name.extension().and_then(|ending| ending.to_str()), Some("pem" | "crt" | "cer" | "cert")) {
             found.extend(key_of(&name).map(|key| Files { cert: name.clone(), key }));
         }
     }

@@ -212,3 +212,29 @@ fn check_tells_what_clients_will_distrust() {
         assert!(result.text.contains(says) && result.code == Some(code), "{name}: {}", result.text);
     }
 }
+
+#[test]
+fn what_is_no_file_does_not_hold_up_the_start() {
+    let ca = Ca::new();
+    let directory = tempfile::TempDir::new().unwrap();
+    let here = directory.path();
+    std::fs::create_dir(here.join("certs")).unwrap();
+    ca.issue(&here.join("certs"), "good", &["a.test"]);
+    ca.issue(here, "one", &["a.test"]);
+    let fifo = |name: &str| nix::unistd::mkfifo(&here.join(name), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    for name in ["certs/fifo.pem", "certs/other.key", "fifo.pem", "fifo.key"] {
+        fifo(name);
+    }
+    ca.issue(&here.join("certs"), "late", &["b.test"]);
+    std::fs::rename(here.join("certs/late.pem"), here.join("certs/other.pem")).unwrap();
+    std::os::unix::fs::symlink("loop.pem", here.join("certs/loop.pem")).unwrap();
+    let main = "listeners: [{ address: '127.0.0.1:0', tls: true }]\nstate_dir: state\nsites: sites.d/*.yaml\ncertificates: certs\n";
+    let site = |cert: &str, key: &str| format!("domains: [a.test]\ntls: {{ cert: ../{cert}, key: ../{key} }}\nbackends: ['127.0.0.1:9']\n");
+    let result =
+        check("check", &[], here, &[("main.yaml", main), ("sites.d/a.yaml", "domains: [a.test]\ntls: true\nbackends: ['127.0.0.1:9']\n")]);
+    assert!(result.code == Some(0) && result.text.contains("other.key: is no regular file: it is left out"), "{}", result.text);
+    for (cert, key) in [("fifo.pem", "one.key"), ("one.pem", "fifo.key")] {
+        let result = check("check", &[], here, &[("sites.d/a.yaml", &site(cert, key))]);
+        assert!(result.code == Some(3) && result.text.contains("is no regular file"), "{}", result.text);
+    }
+}

@@ -222,5 +222,5 @@ fn a_reload_that_comes_too_early_is_not_the_end() {
     );
     let proxy = Proxy::start_early(directory, &[("main.yaml", &main), ("sites.d/a.yaml", &site)], nix::sys::signal::Signal::SIGHUP);
     proxy.wait_event("reloaded: generation 2");
-    assert_eq!(crate::actors::get(proxy.address(), "shop.test", "/", "").text(), "up");
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "up");
 }
