@@ -30,7 +30,7 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     /// Checks the configuration, as `check` does.
-    #[arg(short = 't', requires = "config")]
+    #[arg(short = 't')]
     test: bool,
     #[command(flatten)]
     file: Option<File>,
@@ -58,6 +58,16 @@ struct File {
     /// Lets a mistake in one site refuse everything.
     #[arg(long)]
     strict: bool,
+}
+
+impl File {
+    /// What is used when nothing is said.
+    fn standard() -> Self {
+        match Cli::parse_from(["portcullis", "run"]).command {
+            Some(Command::Run(file)) => file,
+            _ => File { config: PathBuf::from("/etc/portcullis/portcullis.yaml"), strict: false },
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -136,7 +146,10 @@ impl Cli {
             (Some(Command::Explain(options)), _) => explain(options),
             (Some(Command::Schema(options)), _) => schema(&options),
             (Some(Command::Demo(options)), _) => ended(demo::run(&options)),
-            (None, Some(file)) if self.test => check(&Check { file, format: Format::Text, print_effective: None }),
+            (None, file) if self.test => {
+                let file = file.unwrap_or_else(File::standard);
+                check(&Check { file, format: Format::Text, print_effective: None })
+            }
             (None, _) => {
                 use clap::CommandFactory as _;
                 let _ = Cli::command().print_help();
@@ -262,7 +275,8 @@ fn as_json(loaded: &config::Loaded, verdict: Verdict) -> serde_json::Value {
 }
 
 fn explain(options: Explain) -> ExitCode {
-    let loaded = load(&options.config, &config::Previous::default());
+    // Without the sites' tests: why one of them fails is what this is asked for.
+    let loaded = config::load(&options.config, &config::Previous::default());
     let Some(config) = loaded.config else {
         crate::reload::report(&loaded);
         say(&format!("{}: refused\n", options.config.display()));
@@ -272,6 +286,8 @@ fn explain(options: Explain) -> ExitCode {
         say(&format!("{}: left out because of their errors: {}\n", options.config.display(), loaded.broken_sites.join(", ")));
     }
     let Explain { url, method, headers, cookies, from, sni, listener, no_probe, format, .. } = options;
+    // Methods are case-sensitive, people are not.
+    let method = method.as_str().to_ascii_uppercase().parse().unwrap_or(method);
     let question = explain::Question { url, method, headers, cookies, from, sni, listener, probe: !no_probe };
     match explain::explain(config, &question) {
         Ok(explanation) => {

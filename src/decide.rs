@@ -7,11 +7,12 @@ use std::net::IpAddr;
 
 use http::HeaderMap;
 
-use crate::config::{GroupId, Redirect, Route, Target, Unknown as Otherwise, UsersRule};
+use crate::config::{GroupId, HttpsRedirect, Redirect, Route, Target, Unknown as Otherwise, UsersRule};
 use crate::rewrite::template::Values;
 use crate::routing::conditions::{Asked, Unmet};
 use crate::routing::host::{Captures, normalize_host, port_of};
 use crate::routing::path::{self, BadPath, leading};
+use crate::routing::path_table::PathPattern;
 use crate::routing::users::Placed;
 use crate::snapshot::{Rules, Site, Unknown};
 
@@ -54,6 +55,8 @@ pub enum Verdict {
     },
     Refuse {
         site: Option<u32>,
+        /// The route that refuses, where one does.
+        route: Option<u32>,
         /// The row of the users table, where the user is known and the app is not.
         user: Option<u32>,
         status: u16,
@@ -156,7 +159,7 @@ pub fn decide(rules: &Rules, request: &RequestView<'_>) -> Verdict {
 
 /// Decides about a request and tells which routes lost.
 pub fn decide_traced(rules: &Rules, request: &RequestView<'_>, trace: &mut impl Trace) -> Verdict {
-    let refuse = |site, status, reason| Verdict::Refuse { site, user: None, status, reason };
+    let refuse = |site, status, reason| Verdict::Refuse { site, route: None, user: None, status, reason };
     let Some(host) = normalize_host(request.host) else { return refuse(None, 400, Reason::BadHost) };
     let found = rules.hosts.find(&host).filter(|(site, _)| rules.site(*site).is_some_and(|site| site.answers_on(request.listener)));
     let (site_id, host_captures) = match (found, rules.unknown_host) {
@@ -221,65 +224,82 @@ struct Place {
 impl Decision<'_> {
     fn run(&self, trace: &mut impl Trace) -> Verdict {
         let (site, request) = (&self.site.config, self.request);
-        let to_https = site.https_redirect.filter(|_| !request.secure && !self.path.starts_with(ACME_PATH));
-        let closed = site.maintenance.as_ref().is_some_and(|closed| !closed.allow.iter().any(|net| net.contains(&request.client)));
+        let challenge = self.path.starts_with(ACME_PATH);
+        let to_https = site.https_redirect.filter(|_| !request.secure && !challenge);
+        let closed =
+            !challenge && site.maintenance.as_ref().is_some_and(|closed| !closed.allow.iter().any(|net| net.contains(&request.client)));
         if closed && to_https.is_none() {
-            return self.refuse(503, Reason::Maintenance, None);
+            return self.refuse(503, Reason::Maintenance, None, None);
         }
-        let asked = Asked { method: request.method, secure: request.secure, headers: request.headers, query: self.query };
         let mut reason = Reason::NoRoute;
         for route_id in self.site.paths.find(self.path) {
             let Some(route) = site.routes.get(route_id as usize) else { continue };
-            // Only what asks for plain requests is not for HTTPS.
-            if to_https.is_some() && (route.conditions.secure != Some(false) || closed) {
-                trace.lost(route_id, Lost::RedirectedToHttps);
-                continue;
-            }
+            // A plain request goes to HTTPS first, and is asked about as it will be there, unless the route wants it plain.
+            let redirect = to_https.filter(|_| route.conditions.secure != Some(false));
+            let secure = request.secure || redirect.is_some();
+            let asked = Asked { method: request.method, secure, headers: request.headers, query: self.query };
             if let Some(unmet) = route.conditions.unmet(&asked) {
-                if unmet == Unmet::Method && reason == Reason::NoRoute {
+                if unmet == Unmet::Method {
                     reason = Reason::Method;
                 }
                 trace.lost(route_id, Lost::Unmet(unmet));
                 continue;
             }
-            match &route.target {
-                Target::Group(group) => return self.forward(route_id, route, Place { group: *group, user: None, app: None }),
-                Target::Users(rule) => match self.place(route, rule) {
-                    Ok(place) => return self.forward(route_id, route, place),
-                    Err((Otherwise::NotFound, why, user)) => return self.refuse(404, why, user),
-                    Err((Otherwise::Next, why, _)) => {
-                        trace.lost(route_id, if why == Reason::UnknownUser { Lost::UnknownUser } else { Lost::UnknownApp });
-                        reason = why;
-                    }
-                },
-                Target::Redirect(redirect) => return self.redirect(route_id, route, redirect),
-                Target::Respond(_) => return Verdict::Respond { site: self.site_id, route: route_id },
+            let place = match &route.target {
+                Target::Group(group) => Some(Ok(Place { group: *group, user: None, app: None })),
+                Target::Users(rule) => Some(self.place(route, rule)),
+                Target::Redirect(_) | Target::Respond(_) => None,
+            };
+            if let Some(Err((Otherwise::Next, why, _))) = place {
+                trace.lost(route_id, if why == Reason::UnknownUser { Lost::UnknownUser } else { Lost::UnknownApp });
+                if reason != Reason::Method {
+                    reason = why;
+                }
+                continue;
             }
+            if let Some(redirect) = redirect {
+                trace.lost(route_id, Lost::RedirectedToHttps);
+                return self.redirect_to_https(redirect);
+            }
+            if closed {
+                return self.refuse(503, Reason::Maintenance, None, None);
+            }
+            return match (&route.target, place) {
+                (_, Some(Ok(place))) => self.forward(route_id, route, place),
+                (_, Some(Err((_, why, user)))) => self.refuse(404, why, Some(route_id), user),
+                (Target::Redirect(redirect), None) => self.redirect(route_id, route, redirect),
+                (_, None) => Verdict::Respond { site: self.site_id, route: route_id },
+            };
         }
         match (to_https, reason) {
-            (Some(port), _) => self.redirect_to_https(port),
-            (None, Reason::Method) => self.refuse(405, reason, None),
-            (None, _) => self.refuse(404, reason, None),
+            (Some(redirect), _) => self.redirect_to_https(redirect),
+            (None, Reason::Method) => self.refuse(405, reason, None, None),
+            (None, _) => self.refuse(404, reason, None, None),
         }
     }
 
-    fn refuse(&self, status: u16, reason: Reason, user: Option<u32>) -> Verdict {
-        Verdict::Refuse { site: Some(self.site_id), user, status, reason }
+    fn refuse(&self, status: u16, reason: Reason, route: Option<u32>, user: Option<u32>) -> Verdict {
+        Verdict::Refuse { site: Some(self.site_id), route, user, status, reason }
     }
 
-    fn redirect_to_https(&self, port: u16) -> Verdict {
+    fn redirect_to_https(&self, redirect: HttpsRedirect) -> Verdict {
+        let HttpsRedirect { port, always } = redirect;
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_owned() };
-        let port = if port != 443 && port_of(self.request.host).is_some() { format!(":{port}") } else { String::new() };
+        let port = if port != 443 && (always || port_of(self.request.host).is_some()) { format!(":{port}") } else { String::new() };
         let location = format!("https://{host}{port}{}", with_query(self.path, self.query));
         Verdict::Redirect { site: self.site_id, route: None, location, status: redirect_status(self.request.method, true) }
     }
 
     fn redirect(&self, route_id: u32, route: &Route, redirect: &Redirect) -> Verdict {
-        let mut captures: Captures<'_> = self.host_captures.iter().copied().collect();
+        // The path is nearer than the host: its captures come first.
+        let mut captures = Captures::new();
         route.pattern.capture(self.path, &mut captures);
+        captures.extend(self.host_captures.iter().copied());
         let mut location = redirect.to.fill(&self.values(route, &captures));
-        if !redirect.to.has_query() {
-            location = with_query(&location, self.query.filter(|query| !query.is_empty())).into_owned();
+        if !redirect.to.has_query() && !location.contains('?') {
+            // The query stands before the fragment (RFC 3986 section 3).
+            let (target, fragment) = location.find('#').map_or((location.as_str(), ""), |at| location.split_at(at));
+            location = format!("{}{fragment}", with_query(target, self.query.filter(|query| !query.is_empty())));
         }
         // `//` at the start would name another host.
         if location.starts_with("//") {
@@ -338,7 +358,8 @@ impl Decision<'_> {
         };
         let prefix = leading(path, count).to_owned();
         let rest = path.get(prefix.len()..).unwrap_or_default();
-        if rest.is_empty() && count == route.pattern.segments().len() {
+        let is_prefix = matches!(route.pattern, PathPattern::Prefix(_));
+        if rest.is_empty() && is_prefix && count == route.pattern.segments().len() {
             // Relative links of the page would lead outside of the app.
             return Verdict::Redirect {
                 site: self.site_id,
@@ -355,12 +376,14 @@ impl Decision<'_> {
 
 /// A `Location` with what is no part of a URI escaped (RFC 3986 section 2.1).
 fn escaped(location: String) -> String {
-    if location.bytes().all(|byte| byte.is_ascii_graphic()) {
+    // A backslash would be a slash to browsers.
+    let is_part = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+    if location.bytes().all(is_part) {
         return location;
     }
     let mut out = String::with_capacity(location.len() + 16);
     for byte in location.bytes() {
-        if byte.is_ascii_graphic() { out.push(char::from(byte)) } else { path::escape(&mut out, byte) }
+        if is_part(byte) { out.push(char::from(byte)) } else { path::escape(&mut out, byte) }
     }
     out
 }

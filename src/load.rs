@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::diagnostic::Diagnostic;
-use crate::config::{self, Config, Loaded, Previous, Site, Test};
+use crate::config::{self, Config, Loaded, Previous, Site, Test, TestRequest};
 use crate::decide::{RequestView, Verdict, decide};
 use crate::snapshot::{Rules, compile_rules};
 
@@ -13,7 +13,7 @@ use crate::snapshot::{Rules, compile_rules};
 pub fn load(path: &Path, previous: &Previous) -> Loaded {
     let mut loaded = config::load(path, previous);
     if let Some(config) = &mut loaded.config {
-        for (index, failures) in failed_tests(config) {
+        for (index, failures) in failed_tests(config, path) {
             for failure in failures {
                 loaded.report.push(failure);
             }
@@ -27,14 +27,14 @@ pub fn load(path: &Path, previous: &Previous) -> Loaded {
 }
 
 /// The tests that fail, by the number of their site.
-fn failed_tests(config: &Config) -> Vec<(usize, Vec<Diagnostic>)> {
+fn failed_tests(config: &Config, path: &Path) -> Vec<(usize, Vec<Diagnostic>)> {
     let tested = |site: &Arc<Site>| !site.tests.is_empty() && !site.routes.is_empty();
     if !config.sites.iter().any(tested) {
         return Vec::new();
     }
     let rules = compile_rules(config, None);
     let sites = config.sites.iter().enumerate().filter(|(_, site)| tested(site));
-    let failures = sites.map(|(index, site)| (index, site.tests.iter().filter_map(|test| failure(test, config, &rules)).collect()));
+    let failures = sites.map(|(index, site)| (index, site.tests.iter().filter_map(|test| failure(test, path, config, &rules)).collect()));
     failures.filter(|(_, failures): &(usize, Vec<Diagnostic>)| !failures.is_empty()).collect()
 }
 
@@ -51,10 +51,11 @@ struct Outcome {
     dropped: bool,
 }
 
-fn failure(test: &Test, config: &Config, rules: &Rules) -> Option<Diagnostic> {
+fn failure(test: &Test, path: &Path, config: &Config, rules: &Rules) -> Option<Diagnostic> {
     let outcome = outcome(test, config, rules);
     let expected = &test.expected;
     let text = |status: Option<u16>| status.map(|status| status.to_string());
+    let forwarded = outcome.group.is_some();
     let compared = [
         ("group", expected.group.clone(), outcome.group),
         ("route", expected.route.clone(), outcome.route),
@@ -66,18 +67,39 @@ fn failure(test: &Test, config: &Config, rules: &Rules) -> Option<Diagnostic> {
     ];
     let dropped = if outcome.dropped { "; the connection is closed without an answer" } else { "" };
     let differs = compared.into_iter().filter(|(_, wanted, got)| wanted.is_some() && wanted != got).map(|(what, wanted, got)| {
-        let got = got.map_or_else(|| format!("there is no {what}"), |got| format!("it is `{got}`"));
+        let got = match (got, what) {
+            (Some(got), _) => format!("it is `{got}`"),
+            (None, "status" | "location") if forwarded => "the request goes to a backend".to_owned(),
+            (None, _) => format!("there is no {what}"),
+        };
         format!("{what} should be `{}`, but {got}", wanted.unwrap_or_default())
     });
     let differs: Vec<String> = differs.collect();
     if differs.is_empty() {
         return None;
     }
-    let request = &test.request;
-    let scheme = if request.secure { "https" } else { "http" };
-    let method = if request.method == http::Method::GET { String::new() } else { format!(" --method {}", request.method) };
-    let help = format!("`portcullis explain {scheme}://{}{}{method}` tells why", request.host, request.target);
+    let help = format!("`{}` tells why", question(&test.request, path));
     Some(Diagnostic::error(test.place.clone(), format!("this test fails: {}{dropped}", differs.join("; "))).with_help(help))
+}
+
+/// The command that explains a test's request.
+fn question(request: &TestRequest, path: &Path) -> String {
+    let scheme = if request.secure { "https" } else { "http" };
+    let quoted = |text: &str| {
+        let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/:.-_=~%+,@".contains(&byte));
+        if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    };
+    let mut command = format!("portcullis explain {}", quoted(&format!("{scheme}://{}{}", request.host, request.target)));
+    if request.method != http::Method::GET {
+        command.push_str(&format!(" --method {}", request.method));
+    }
+    for (name, value) in &request.headers {
+        command.push_str(&format!(" --header {}", quoted(&format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))));
+    }
+    if request.from != TestRequest::SOMEBODY {
+        command.push_str(&format!(" --from {}", request.from));
+    }
+    format!("{command} -c {}", quoted(&path.display().to_string()))
 }
 
 fn outcome(test: &Test, config: &Config, rules: &Rules) -> Outcome {

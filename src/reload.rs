@@ -12,7 +12,7 @@ use crate::health::HealthChecks;
 use crate::proxy::Shared;
 use crate::resolve::Names;
 use crate::snapshot::{Carry, Snapshot, compile, compile_groups};
-use crate::tls::watch::{Change, warn_of_expiry};
+use crate::tls::watch::warn_of_expiry;
 
 pub struct Reloader {
     path: PathBuf,
@@ -107,14 +107,16 @@ impl Reloader {
         if !changed.is_empty() {
             log::warn!("changed, but only a restart puts it in force: {}", changed.join(", "));
         }
+        let stayed = kept.len();
         let carry = Carry { generation: old.generation + 1, health: &self.health, tls: &self.shared.tls, secret: &self.secret };
         let snapshot = compile(config, &carry);
         let generation = snapshot.generation;
         let sites = snapshot.rules.sites.iter().filter(|site| !site.config.routes.is_empty()).count();
         let out = snapshot.rules.sites.len() - sites;
         self.shared.current.publish(snapshot);
+        let stayed = if stayed == 0 { String::new() } else { format!("; {stayed} of them in the last good version") };
         let out = if out == 0 { String::new() } else { format!("; {out} left out") };
-        log::info!("reloaded: generation {generation} with {sites} sites is in force{out}");
+        log::info!("reloaded: generation {generation} with {sites} sites is in force{stayed}{out}");
         if broken.is_empty() { Outcome::Applied } else { Outcome::InPart(broken) }
     }
 
@@ -152,8 +154,15 @@ impl Reloader {
 
     /// Takes over certificates whose files have changed.
     pub fn refresh_certificates(&self) {
+        let mut told = Vec::new();
         for certificates in &self.shared.current.pin().rules.certificates {
-            certificates.refresh().iter().for_each(Change::log);
+            for change in certificates.refresh() {
+                // Sites may share a certificate.
+                if !told.contains(&change) {
+                    change.log();
+                    told.push(change);
+                }
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use pingora::protocols::l4::socket;
 use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
-use pingora::{OrErr as _, Result};
+use pingora::{Error, OrErr as _, Result};
 
 use super::Timeouts;
 use crate::config::{Address, BackendTls, Protocol};
@@ -101,6 +101,26 @@ impl Connect {
     /// The scheme that backends are asked with.
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
+    }
+}
+
+/// Why there is no TLS connection, in the words of whoever looks after the backend. Pingora keeps rustls's error only as
+/// a part of its own text.
+pub fn tls_reason(error: &Error) -> String {
+    let text = error.to_string();
+    let why = |start: &str| text.split_once(start).map(|(_, rest)| rest.split(", SNI:").next().unwrap_or_default().trim().to_owned());
+    match why("invalid peer certificate: ") {
+        Some(why) if why.starts_with("UnknownIssuer") => {
+            return "its certificate is from an authority that is not trusted (`tls: { ca: FILE }` names one)".to_owned();
+        }
+        Some(why) if why.starts_with("Expired") || why.contains("certificate expired") => return "its certificate has expired".to_owned(),
+        Some(why) => return format!("its certificate is not accepted: {why}"),
+        None => {}
+    }
+    match why("received fatal alert: ") {
+        Some(alert) => format!("it refused the handshake: {alert}"),
+        None if text.contains("InvalidContentType") || text.contains("corrupt message") => "it does not speak TLS".to_owned(),
+        None => why("cause: ").or_else(|| why("failed: ")).unwrap_or(text),
     }
 }
 

@@ -11,6 +11,9 @@ pub const EJECTION: Duration = Duration::from_secs(10);
 /// How often a request may try a backend that is out while no other is left, in milliseconds.
 const TRIAL: u64 = 1_000;
 
+/// The time between two lines about the same failure, in milliseconds.
+const COMPLAINT: u64 = 60_000;
+
 /// Milliseconds since the process started: a point in time that fits into an atomic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Now(pub u64);
@@ -31,11 +34,18 @@ pub struct BackendState {
     ejected_until: AtomicU64,
     /// When it was last asked while it was out.
     asked_at: AtomicU64,
+    /// When the log may next speak of what every request to it meets.
+    complain_at: AtomicU64,
 }
 
 impl Default for BackendState {
     fn default() -> Self {
-        Self { healthy: AtomicBool::new(true), ejected_until: AtomicU64::new(0), asked_at: AtomicU64::new(0) }
+        Self {
+            healthy: AtomicBool::new(true),
+            ejected_until: AtomicU64::new(0),
+            asked_at: AtomicU64::new(0),
+            complain_at: AtomicU64::new(0),
+        }
     }
 }
 
@@ -46,6 +56,13 @@ impl BackendState {
         let asked = self.asked_at.load(Ordering::Relaxed);
         let due = self.is_healthy() && asked.saturating_add(TRIAL) <= now.0;
         due && self.asked_at.compare_exchange(asked, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether the log may speak of a failure that every request meets: once a minute.
+    pub fn may_complain(&self, now: Now) -> bool {
+        let at = self.complain_at.load(Ordering::Relaxed);
+        let next = now.0.saturating_add(COMPLAINT);
+        at <= now.0 && self.complain_at.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Healthy and not ejected.

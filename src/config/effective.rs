@@ -225,7 +225,7 @@ fn site(site: &Site, config: &Config) -> raw::Site {
             Short::Long(raw::Hsts { max_age: Time(hsts.max_age), include_subdomains: hsts.include_subdomains, preload: hsts.preload })
         }),
         https_redirect: Some(site.https_redirect.is_some()),
-        https_port: site.https_redirect,
+        https_port: site.https_redirect.filter(|redirect| redirect.always).map(|redirect| redirect.port),
         maintenance: site.maintenance.as_ref().map(|closed| {
             Short::Long(raw::Maintenance {
                 allow: closed.allow.iter().map(ToString::to_string).collect(),

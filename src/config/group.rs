@@ -151,6 +151,22 @@ pub struct Timeouts {
 // === impl Group ===
 
 impl Group {
+    /// A connection as requests make it, as a check.
+    pub fn tcp_check(&self, timeout: Duration) -> HealthCheck {
+        HealthCheck {
+            kind: CheckKind::Tcp,
+            port: None,
+            tls: self.tls.clone(),
+            protocol: self.protocol,
+            source: self.source,
+            interval: timeout,
+            timeout,
+            jitter: Duration::ZERO,
+            rise: 1,
+            fall: 1,
+        }
+    }
+
     /// The backends that the members stand for now. An address that two members share is the first one's.
     pub fn backends(&self) -> Vec<Backend> {
         let mut seen = HashSet::new();

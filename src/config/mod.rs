@@ -32,8 +32,8 @@ use diagnostic::Report;
 pub use group::{Address, Backend, BackendTls, CheckKind, Group, HealthCheck, HostSent, HttpCheck, Member, Protocol, Sticky, Timeouts};
 pub use raw::schema::{Kind as FileKind, reference, schema};
 pub use site::{
-    ErrorPages, Expected, Hsts, Maintenance, Redirect, Respond, RespondBody, Route, Site, SiteCertificates, SiteTls, Target, Test,
-    TestRequest, Unknown, UsersRule,
+    ErrorPages, Expected, Hsts, HttpsRedirect, Maintenance, Redirect, Respond, RespondBody, Route, Site, SiteCertificates, SiteTls, Target,
+    Test, TestRequest, Unknown, UsersRule,
 };
 pub use source::read_limited_bytes as read_file;
 

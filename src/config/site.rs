@@ -1,5 +1,6 @@
 //! A site, checked: domains, certificates, routes, and what is said when it answers itself.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,8 +32,7 @@ pub struct Site {
     pub listeners: Vec<String>,
     pub tls: Option<SiteTls>,
     pub hsts: Option<Hsts>,
-    /// The port that plain requests are redirected to.
-    pub https_redirect: Option<u16>,
+    pub https_redirect: Option<HttpsRedirect>,
     pub maintenance: Option<Maintenance>,
     pub error_pages: Arc<ErrorPages>,
     /// Edits of the site's own answers; those of routes are in the routes.
@@ -57,6 +57,15 @@ pub enum SiteCertificates {
     Own(Vec<Arc<Loaded>>),
     /// Those of the main file, by the name that is asked for.
     Store,
+}
+
+/// Plain requests are redirected to HTTPS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpsRedirect {
+    pub port: u16,
+    /// The configuration names the port; otherwise it is told only to clients that named one themselves, since there may be
+    /// another machine's port in front of ours.
+    pub always: bool,
 }
 
 /// `Strict-Transport-Security` (RFC 6797 section 6.1).
@@ -174,7 +183,7 @@ pub struct TestRequest {
     /// Path and query.
     pub target: String,
     pub headers: http::HeaderMap,
-    pub from: std::net::IpAddr,
+    pub from: IpAddr,
 }
 
 /// What a test expects; `None`: anything.
@@ -236,6 +245,11 @@ impl Route {
             response_headers: Arc::new([]),
         }
     }
+}
+
+impl TestRequest {
+    /// An address that belongs to nobody (RFC 5737).
+    pub const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 }
 
 impl Hsts {

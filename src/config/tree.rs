@@ -227,13 +227,36 @@ impl<'a> Builder<'a, '_> {
             }
             Some(Err(error)) => {
                 let at = error.marker().byte_offset().unwrap_or_default().min(self.source.text.len());
-                let help =
-                    "values that begin with `*`, `{`, `&` or `@` need quotes; a `:` behind a key needs a space; brackets must be closed";
+                let help = self.help_for(&error.info(), at);
                 let diagnostic = Diagnostic::error(self.place(at..at), format!("this is no YAML: {}", error.info()));
                 Err(Box::new(diagnostic.with_help(help)))
             }
             None => Ok((Event::StreamEnd, 0..0)),
         }
+    }
+
+    /// What is most likely meant where the parser gave up.
+    fn help_for(&self, info: &str, at: usize) -> &'static str {
+        let start = self.source.text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+        let line = self.source.text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+        // The parser notices on the line behind what a line lacks.
+        let above = self.source.text.get(..start.saturating_sub(1)).and_then(|before| before.lines().next_back()).unwrap_or_default();
+        if info.contains("escape") {
+            return "in double quotes a backslash begins an escape: write the value in single quotes";
+        }
+        if info.contains("tab") {
+            return "YAML is indented by spaces, not by tabs";
+        }
+        if [line, above].iter().any(|line| line.trim_end().ends_with(';')) {
+            return "there are no semicolons here: a value ends with its line";
+        }
+        if info.contains("',' or") {
+            return "inside `{ }` and `[ ]` a value that has `{`, `}`, `[`, `]` or `,` in it needs quotes; brackets must be closed";
+        }
+        if info.contains("indicator") || info.contains("expected key") {
+            return "check the indentation: the keys of a mapping, and the dashes of a list, begin in the same column";
+        }
+        "values that begin with `*`, `{`, `&` or `@` need quotes; a `:` behind a key needs a space; brackets must be closed"
     }
 
     fn fail(&self, span: Range<usize>, message: impl Into<String>) -> Failure {

@@ -50,6 +50,9 @@ fn pairs(text: &str) -> Result<Vec<(u64, &str)>, String> {
         if digits == 0 {
             return Err(format!("`{text}` does not start with a number"));
         }
+        if letters == 0 && tail.starts_with(' ') {
+            return Err(format!("`{text}` has a space in it"));
+        }
         if letters == 0 {
             return Err(format!("`{text}` has no unit"));
         }
@@ -194,7 +197,7 @@ mod tests {
             ("5", "has no unit"),
             ("s", "does not start with a number"),
             ("", "missing"),
-            ("5 s", "has no unit"),
+            ("5 s", "has a space"),
             ("5x", "no unit of time"),
             ("99999999999999999999s", "too large"),
             ("101y", "too long"),

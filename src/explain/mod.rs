@@ -7,6 +7,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
@@ -18,9 +19,13 @@ use crate::config::{self, Config, Listener, Route};
 use crate::decide::Lost;
 use crate::health::{HealthChecks, probe_once};
 use crate::proxy::rehearse::{Imagined, Outcome, Rehearsal, rehearse};
+use crate::rewrite::headers::{HeaderEdit, Value};
+use crate::rewrite::template::SECRET;
 use crate::routing::conditions::Unmet;
-use crate::routing::host::{HostPattern, HostTable, normalize_host};
+use crate::routing::conditions::cookies;
+use crate::routing::host::{Captures, HostPattern, HostTable, normalize_host};
 use crate::routing::path;
+use crate::routing::path_table::PathPattern;
 use crate::snapshot::{Carry, Snapshot, compile};
 use crate::tls;
 use crate::tls::store::Table;
@@ -63,12 +68,21 @@ pub struct Explanation {
     /// The word in the access log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
+    /// What the reason comes from, where it is not plain to see.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Of an answer of our own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
     /// The request as the backend gets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<Sent>,
+    /// What is changed in the headers of the backend's answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub answer_edits: Vec<String>,
+    /// The backend that the client's cookie names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticks_to: Option<String>,
     pub backends: Vec<Backend>,
     /// Routes of the site that do not answer, those for the path first, and other sites whose domains match.
     pub lost: Vec<Loser>,
@@ -111,6 +125,7 @@ pub struct Answer {
 pub struct Sent {
     pub method: String,
     pub target: String,
+    pub host: String,
     pub added: BTreeMap<String, Vec<String>>,
     pub changed: BTreeMap<String, Vec<String>>,
     pub dropped: Vec<String>,
@@ -155,6 +170,9 @@ pub fn explain(config: Config, question: &Question) -> Result<Explanation, Strin
         let name = snapshot.rules.users.user_name(row);
         let origin = user_place(&users_files, name).map(|origin| origin.to_string()).unwrap_or_default();
         explanation.user = Some(Named { name: name.to_owned(), origin });
+        if explanation.reason == Some("unknown_app") {
+            explanation.note = context.why_unknown(name);
+        }
     }
     if question.probe {
         context.probe(&mut explanation.backends)?;
@@ -175,8 +193,11 @@ impl Explanation {
             group: None,
             outcome: "drop",
             reason: None,
+            note: None,
             answer: None,
             sent: None,
+            answer_edits: Vec::new(),
+            sticks_to: None,
             backends: Vec::new(),
             lost: Vec::new(),
         }
@@ -278,6 +299,9 @@ impl Context<'_> {
             group: group.map(|group| named(&group.name, &group.origin)),
             outcome,
             reason: rehearsal.reason,
+            note: None,
+            answer_edits: if sent.is_some() { route.map(|route| edits(&route.response_headers)).unwrap_or_default() } else { Vec::new() },
+            sticks_to: self.sticks_to(),
             answer,
             sent,
             backends: self.backends(),
@@ -300,6 +324,7 @@ impl Context<'_> {
                 let mut sent = Sent {
                     method: self.imagined.method.to_string(),
                     target: target.clone(),
+                    host: headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()).unwrap_or_default(),
                     added: BTreeMap::new(),
                     changed: BTreeMap::new(),
                     dropped: Vec::new(),
@@ -324,7 +349,7 @@ impl Context<'_> {
         let site = self.rehearsal.site.and_then(|site| self.snapshot.site(site));
         for name in site.map(|site| site.config.secret_headers.as_slice()).unwrap_or_default() {
             if let Some(values) = headers.get_mut(name.as_str()) {
-                *values = vec![crate::rewrite::template::SECRET.to_owned()];
+                *values = vec![SECRET.to_owned()];
             }
         }
     }
@@ -381,13 +406,18 @@ impl Context<'_> {
         let winner = self.rehearsal.route;
         let loser = |route: &Route, why: String| Loser { route: route.name.clone(), origin: route.origin.to_string(), why };
         let mut losers = Vec::new();
+        if winner.is_none() && self.rehearsal.lost.is_empty() {
+            // The site answers as a whole: no route was asked.
+            return self.lost_sites();
+        }
         for index in matches.iter().filter(|index| Some(**index) != winner) {
             let Some(route) = site.config.routes.get(*index as usize) else { continue };
             let lost = self.rehearsal.lost.iter().find(|(lost, _)| lost == index);
-            losers.push(loser(
-                route,
-                lost.map_or_else(|| "matches too, but another route is more specific".to_owned(), |(_, why)| reason(why, route)),
-            ));
+            let why = match lost {
+                Some((_, why)) => reason(why, route),
+                None => beaten(route, winner.and_then(|winner| site.config.routes.get(winner as usize))),
+            };
+            losers.push(loser(route, why));
         }
         for (index, route) in (0..).zip(&site.config.routes) {
             if Some(index) != winner && !matches.contains(&index) {
@@ -435,6 +465,35 @@ impl Context<'_> {
         backends.collect()
     }
 
+    /// Which app of the user is not placed, and by what it would be.
+    fn why_unknown(&self, user: &str) -> Option<String> {
+        let site = self.snapshot.site(self.rehearsal.site?)?;
+        let route = site.config.routes.get(self.rehearsal.route? as usize)?;
+        let path = path::normalize(self.imagined.target.split('?').next()?.as_bytes()).ok()?;
+        let host = self.imagined.headers.get("host").and_then(|host| host.to_str().ok()).and_then(normalize_host)?;
+        let of_host = self.snapshot.rules.hosts.find(&host).map(|(_, captures)| captures).unwrap_or_default();
+        let mut captures: Captures<'_> = of_host.iter().copied().collect();
+        route.pattern.capture(&path, &mut captures);
+        let captured = captures.iter().find(|(name, _)| *name == "app").map(|(_, app)| path::decode(app).into_owned());
+        let app = match &route.target {
+            config::Target::Users(rule) => rule.app.clone().or(captured)?,
+            _ => return None,
+        };
+        Some(match self.snapshot.rules.users.role_of(&app) {
+            Some(role) => format!("{app} is placed by the role {role}, and {user} has a row for neither"),
+            None => format!("{user} has no row for {app}, which has no role"),
+        })
+    }
+
+    fn sticks_to(&self) -> Option<String> {
+        let Outcome::Forward { forward, .. } = &self.rehearsal.outcome else { return None };
+        let group = self.snapshot.group(forward.group)?;
+        let stickiness = group.stickiness.as_ref()?;
+        let value = cookies(&self.imagined.headers, &stickiness.cookie).next()?;
+        let named = stickiness.backend(&value).and_then(|backend| group.backend(backend));
+        Some(named.map_or_else(|| "its cookie names no backend of this group".to_owned(), |backend| backend.name.clone()))
+    }
+
     /// Asks the backends how they are, as a health check would.
     fn probe(&self, backends: &mut [Backend]) -> Result<(), String> {
         let Outcome::Forward { forward, .. } = &self.rehearsal.outcome else { return Ok(()) };
@@ -442,15 +501,11 @@ impl Context<'_> {
         else {
             return Ok(());
         };
-        let Some(check) = &checked.health_check else {
-            for backend in backends {
-                (backend.eligible, backend.why) = (Some(true), Some("health checks are off".to_owned()));
-            }
-            return Ok(());
-        };
+        // Without health checks a connection is all that a request needs.
+        let check = checked.health_check.clone().unwrap_or_else(|| checked.tcp_check(Duration::from_secs(2)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
         for (backend, known) in backends.iter_mut().zip(group.backends()) {
-            let probe = runtime.block_on(probe_once(check, &known.address, &known.host));
+            let probe = runtime.block_on(probe_once(&check, &known.address, &known.host));
             (backend.eligible, backend.why) = match probe {
                 Ok(()) => (Some(true), None),
                 Err(why) => (Some(false), Some(why)),
@@ -458,6 +513,38 @@ impl Context<'_> {
         }
         Ok(())
     }
+}
+
+/// Why a route that matches, too, comes behind the one that answers.
+fn beaten(loser: &Route, winner: Option<&Route>) -> String {
+    let Some(winner) = winner else { return "it was not asked".to_owned() };
+    if loser.pattern.key() == winner.pattern.key() {
+        return "another route for the same path asks for more".to_owned();
+    }
+    match (&winner.pattern, &loser.pattern) {
+        (PathPattern::Exact { .. }, _) => "an exact path wins".to_owned(),
+        (_, loser) if loser.key() == "/" => "any other path wins over `/`".to_owned(),
+        (PathPattern::Prefix(_), PathPattern::Regex(_)) => "a prefix other than `/` wins over regexes".to_owned(),
+        (PathPattern::Regex(_), PathPattern::Regex(_)) => "an earlier regex of the file matches".to_owned(),
+        (winner, loser) if winner.segments().len() > loser.segments().len() => "a longer path wins".to_owned(),
+        _ => "a literal segment wins over a captured one".to_owned(),
+    }
+}
+
+/// Edits as they are written.
+fn edits(edits: &[HeaderEdit]) -> Vec<String> {
+    let shown = |value: &Value| match value {
+        value if value.is_secret() => SECRET.to_owned(),
+        Value::Fixed { value, .. } => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        Value::Filled(template) => template.to_string(),
+    };
+    let edit = |edit: &HeaderEdit| match edit {
+        HeaderEdit::Rename { from, to } => format!("rename {from} to {}", to.name),
+        HeaderEdit::Remove(name) => format!("remove {name}"),
+        HeaderEdit::Set { name, value } => format!("set {}: {}", name.name, shown(value)),
+        HeaderEdit::Add { name, value } => format!("add {}: {}", name.name, shown(value)),
+    };
+    edits.iter().map(edit).collect()
 }
 
 fn reason(lost: &Lost, route: &Route) -> String {

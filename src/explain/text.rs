@@ -31,6 +31,15 @@ pub(super) fn render(explanation: &Explanation) -> String {
     }
     named(&mut text, "group", explanation.group.as_ref());
     outcome(&mut text, explanation);
+    if let Some(note) = &explanation.note {
+        text.line("because", note);
+    }
+    for edit in &explanation.answer_edits {
+        text.line("answer", edit);
+    }
+    if let Some(backend) = &explanation.sticks_to {
+        text.line("sticky", backend);
+    }
     for backend in &explanation.backends {
         let state = match (backend.eligible, &backend.why) {
             (Some(true), None) => "eligible: a probe succeeded just now".to_owned(),
@@ -57,7 +66,7 @@ fn outcome(text: &mut Text, explanation: &Explanation) {
             text.headers("header", &answer.headers);
         }
         (None, Some(sent)) => {
-            text.line("sent as", &format!("{} {}", sent.method, sent.target));
+            text.line("sent as", &format!("{} {}  (Host: {})", sent.method, sent.target, sent.host));
             text.headers("added", &sent.added);
             text.headers("changed", &sent.changed);
             for name in &sent.dropped {

@@ -15,7 +15,7 @@ use pingora_load_balancing::health_check::HealthCheck as CheckTrait;
 
 use super::{Connectors, Targets};
 use crate::balance::Timeouts;
-use crate::balance::peer::{Connect, address_of};
+use crate::balance::peer::{Connect, address_of, tls_reason};
 use crate::balance::state::BackendState;
 use crate::config::{Address, CheckKind, HealthCheck, HttpCheck};
 
@@ -125,7 +125,7 @@ fn reason(error: &Error) -> String {
         ErrorType::ConnectRefused => "Connection refused".to_owned(),
         ErrorType::ConnectTimedout => "no connection in time".to_owned(),
         ErrorType::ConnectNoRoute => "no route to it".to_owned(),
-        ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::InvalidCert => format!("TLS: {}", cause()),
+        ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::InvalidCert => format!("TLS: {}", tls_reason(error)),
         ErrorType::ConnectionClosed => "closed the connection without an answer".to_owned(),
         ErrorType::InvalidHTTPHeader => format!("did not answer in HTTP: {}", cause()),
         _ => cause(),

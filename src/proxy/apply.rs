@@ -146,10 +146,11 @@ pub(super) fn filled(template: &Template, ctx: &Ctx, original: &RequestHeader) -
     let query = view.query.and_then(|query| path::normalize_query(query).ok());
     let users = &ctx.snapshot.rules.users;
     let of_host = ctx.snapshot.rules.hosts.find(&host).map(|(_, captures)| captures).unwrap_or_default();
-    let mut captures: Captures<'_> = of_host.iter().copied().collect();
+    let mut captures = Captures::new();
     if let Some(route) = ctx.route() {
         route.pattern.capture(&path, &mut captures);
     }
+    captures.extend(of_host.iter().copied());
     template.fill(&Values {
         method: view.method,
         secure: view.secure,

@@ -12,6 +12,7 @@ use pingora::{Error, ErrorType, Result};
 use super::ctx::{Answer, Ctx, Todo};
 use super::failure::classify;
 use super::{Shared, apply, page, view};
+use crate::balance::peer::tls_reason;
 use crate::balance::state::Now;
 use crate::balance::sticky::cookie_value;
 use crate::config::{RespondBody, Target};
@@ -105,6 +106,9 @@ pub(super) fn note_failed_attempt(ctx: &mut Ctx, error: &Error) {
     if *error.etype() == ErrorType::ConnectRefused && backend.state.eject(Now::read()) {
         let group = ctx.group().map_or("", |group| &group.name);
         log::warn!("backend {} of {group} refuses connections and is out of the rotation", backend.name);
+    }
+    if reason == "backend_tls" && backend.state.may_complain(Now::read()) {
+        log::warn!("backend {}: no TLS connection: {}", backend.name, tls_reason(error));
     }
     log::debug!("request {}: attempt {} at {} failed: {reason}", ctx.request_id, ctx.attempts.tried.len(), backend.name);
 }

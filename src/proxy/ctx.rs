@@ -102,8 +102,8 @@ impl Ctx {
                 self.reason = Some("respond");
                 Todo::Answer(Answer::Respond)
             }
-            Verdict::Refuse { site, user, status, reason } => {
-                self.site = site;
+            Verdict::Refuse { site, route, user, status, reason } => {
+                (self.site, self.answered_by) = (site, route);
                 self.user = user;
                 self.reason = Some(reason.as_str());
                 Todo::Answer(Answer::Refuse(status))

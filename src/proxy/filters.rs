@@ -252,5 +252,28 @@ async fn answer(session: &mut Session, ctx: &Ctx, own: &Answer) -> Result<bool> 
     if !empty {
         session.write_response_body(Some(body), true).await?;
     }
+    if ctx.home.is_none() {
+        drain_body(session).await;
+    }
     Ok(true)
 }
+
+/// Reads on for a while after an early answer: many HTTP/2 clients lose the answer when their stream is reset behind it. HTTP/1
+/// connections are the gate's to finish.
+async fn drain_body(session: &mut Session) {
+    let drain = async {
+        let mut left = LATE_BODY;
+        while let Ok(Some(piece)) = session.as_downstream_mut().read_request_body().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Who goes on for longer is reset.
+    let _ = tokio::time::timeout(LATE, drain).await;
+}
+
+/// How much of a body, and for how long, is read from an HTTP/2 client that was answered already.
+const LATE_BODY: usize = 16 << 20;
+const LATE: Duration = Duration::from_secs(5);

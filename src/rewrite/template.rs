@@ -204,7 +204,9 @@ fn value(name: &str, captures: &[&str]) -> Result<Value, String> {
     }
     let known = NAMES.iter().map(|(known, _)| *known).chain(captures.iter().copied());
     let meant = did_you_mean(name, known).map(|meant| format!(": did you mean `{{{meant}}}`?"));
-    let meant = meant.unwrap_or_else(|| "; write `{{` for a brace".to_owned());
+    let numbered = name.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty();
+    let otherwise = if numbered { "; name the capture, `(?<id>…)`, and write `{id}`" } else { "; write `{{` for a brace" };
+    let meant = meant.unwrap_or_else(|| otherwise.to_owned());
     Err(format!("`{{{name}}}` is neither a value of a request nor captured here{meant}"))
 }
 
@@ -308,7 +310,8 @@ mod tests {
             ("path}", "closes nothing"),
             ("{headers.x}", "`header.NAME`"),
             ("{header.a b}", "no name of a header"),
-            ("{1}", "write `{{`"),
+            ("{1}", "name the capture"),
+            ("{x1}", "write `{{`"),
         ] {
             let error = Template::parse(text, &[]).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");

@@ -51,6 +51,9 @@ impl HostPattern {
         if text.contains("://") || text.contains('/') {
             return Err("a domain has no scheme and no path: write `shop.example.com`".to_owned());
         }
+        if text == "_" {
+            return Err("`_` catches nothing here: `unknown_host: NAME` in the main file makes a site answer for every name".to_owned());
+        }
         if text.contains(':') {
             return Err("a domain has no port: the listener has it".to_owned());
         }
@@ -145,6 +148,10 @@ pub(crate) fn is_capture_name(name: &str) -> bool {
 
 /// Compiles a regex of the configuration, bounded in size.
 pub(crate) fn regex_of(text: &str) -> Result<Regex, String> {
+    if text.chars().any(char::is_control) {
+        // `"\b"` in double quotes is a backspace.
+        return Err("this regex has a control character: write it in single quotes, where a backslash stands for itself".to_owned());
+    }
     RegexBuilder::new(text.trim_start()).size_limit(REGEX_SIZE).build().map_err(|error| {
         let text = error.to_string();
         let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
@@ -159,7 +166,8 @@ pub fn normalize_host(host: &str) -> Option<Cow<'_, str>> {
         None => host.split(':').next().unwrap_or_default(),
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() {
+    // No label is empty (RFC 1035 section 2.3.1).
+    if name.is_empty() || name.starts_with('.') || name.contains("..") {
         return None;
     }
     Some(if name.bytes().any(|b| b.is_ascii_uppercase()) { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })

@@ -38,6 +38,11 @@ impl PathPattern {
         if !path.starts_with('/') {
             return Err("a path starts with `/` (prefix), `=/` (exact) or `~` (regex)".to_owned());
         }
+        if path.contains('*') {
+            return Err(
+                "`*` means nothing in a path: a prefix such as `/a/` matches everything below it, `/{name}/` one segment".to_owned()
+            );
+        }
         if path.contains(['?', '#']) {
             return Err("a path has no query and no fragment".to_owned());
         }

@@ -93,6 +93,12 @@ impl UserTable {
         }
     }
 
+    /// The role that places an app, if it is placed by one.
+    pub fn role_of(&self, app: &str) -> Option<&str> {
+        let role = self.roles.get(self.words.get(app)? as usize).copied().flatten()?;
+        Some(self.words.name(role))
+    }
+
     pub fn user_name(&self, user: u32) -> &str {
         self.users.name(user)
     }

@@ -30,7 +30,7 @@ fn every_case_is_decided_as_it_says() {
         }
     }
     assert!(wrong.is_empty(), "{} of {count} are wrong\n{}", wrong.len(), wrong.join("\n"));
-    assert!(folder != repository || count >= 15, "only {count} cases");
+    assert!(folder != repository || count >= 1000, "only {count} cases");
 }
 
 /// The requests of a case with what was wanted and what became of them.

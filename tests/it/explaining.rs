@@ -63,12 +63,12 @@ fn a_forwarded_request_is_explained_from_certificate_to_backend() {
         "user         user1  (users.yaml:3)",
         "app          phpmyadmin",
         "group        node1  (main.yaml:6)",
-        "sent as      GET /phpmyadmin/x?y",
+        "sent as      GET /phpmyadmin/x?y  (Host: app.internal)",
         "added        x-forwarded-prefix: /user1",
         "changed      host: app.internal",
         "changed      x-forwarded-for: 192.0.2.1",
         ", weight 1: eligible: a probe succeeded just now",
-        "lost         beta  (sites.d/panel.yaml:6): matches too, but another route is more specific",
+        "lost         beta  (sites.d/panel.yaml:6): any other path wins over `/`",
         "lost         /old/  (sites.d/panel.yaml:5): its path does not match",
         "lost         site all  (sites.d/all.yaml:1): `*.test` matches too, but `panel.test` is more specific",
     ] {
@@ -97,10 +97,12 @@ fn what_lost_says_why_and_secrets_stay_secret() {
     assert_eq!(redirect["answer"]["headers"]["location"][0], "https://new.test/old/a");
     let https = stage.json(&["http://panel.test/x"]);
     assert_eq!(https["answer"]["headers"]["location"][0], "https://panel.test/x");
-    assert_eq!(https["lost"][0]["why"], "plain requests are redirected to HTTPS first");
+    let to_https = https["lost"].as_array().unwrap().iter().find(|lost| lost["why"] == "plain requests are redirected to HTTPS first");
+    assert_eq!(to_https.unwrap()["route"], "/");
     let refused = stage.json(&["https://panel.test/user1/nothing/"]);
     assert_eq!((refused["outcome"].as_str(), refused["reason"].as_str()), (Some("refuse"), Some("unknown_app")));
-    assert_eq!(refused["user"]["name"], "user1");
+    assert_eq!((refused["user"]["name"].as_str(), refused["route"]["name"].as_str()), (Some("user1"), Some("/{user}/{app}/")));
+    assert_eq!(refused["note"], "user1 has no row for nothing, which has no role");
     let unknown = stage.json(&["http://other.example/"]);
     assert_eq!((unknown["outcome"].as_str(), unknown["reason"].as_str()), (Some("drop"), Some("unknown_host")));
     let handshake = stage.json(&["https://panel.test/", "--sni", "other.example"]);
@@ -192,14 +194,16 @@ fn a_failed_test_isolates_its_site_at_check_and_reload() {
     let said = proxy.reload();
     assert!(said.contains("site shop has errors: its last good version stays"), "{said}");
     assert!(proxy.events().contains("this test fails: status should be `204`, but it is `205`"), "{}", proxy.events());
-    assert!(proxy.events().contains("group should be `elsewhere`, but it is `shop`; status should be `204`, but there is no status"));
+    assert!(
+        proxy.events().contains("group should be `elsewhere`, but it is `shop`; status should be `204`, but the request goes to a backend")
+    );
     assert_eq!(get(proxy.address(), "shop.test", "/ping", "").status, 204, "the last good version answers");
     assert_eq!(get(proxy.address(), "new.test", "/", "").text(), "good", "other sites go on");
     let directory = tempfile::TempDir::new().unwrap();
     let result =
         check("check", &[], directory.path(), &[("main.yaml", PLAIN), ("sites.d/shop.yaml", &bad), ("sites.d/other.yaml", &other)]);
     assert_eq!(result.code, Some(3), "{}", result.text);
-    assert!(result.text.contains("help: `portcullis explain http://shop.test/x --method POST` tells why"), "{}", result.text);
+    assert!(result.text.contains("help: `portcullis explain http://shop.test/x --method POST` -c main.yaml` tells why"), "{}", result.text);
     assert_eq!(check("check", &["--strict"], directory.path(), &[]).code, Some(78));
     let result = check("check", &[], directory.path(), &[("sites.d/shop.yaml", &good)]);
     assert!(result.text.contains("2 tests passed"), "{}", result.text);

@@ -93,9 +93,9 @@ fn plain_requests_are_redirected_where_there_is_a_certificate() {
     );
     let proxy = Proxy::start_in(directory, &[("main.yaml", main), ("sites.d/shop.yaml", &site)]);
     for (method, host, status, location) in [
-        ("GET", "shop.test", 301, "https://shop.test/a?b=c"),
-        ("HEAD", "shop.test", 301, "https://shop.test/a?b=c"),
-        ("POST", "shop.test", 308, "https://shop.test/a?b=c"),
+        ("GET", "shop.test", 301, "https://shop.test:8443/a?b=c"),
+        ("HEAD", "shop.test", 301, "https://shop.test:8443/a?b=c"),
+        ("POST", "shop.test", 308, "https://shop.test:8443/a?b=c"),
         ("GET", "SHOP.test:80", 301, "https://shop.test:8443/a?b=c"),
     ] {
         let response = Client::plain(proxy.address()).request(method, host, "/a?b=c", "", b"");

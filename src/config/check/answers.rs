@@ -34,13 +34,24 @@ pub(super) fn redirect(raw: &Short<raw::Redirect>, captures: &[&str], at: &At<'_
     {
         report.push(at.key("status").error(format!("`{status}` is no redirect: 301, 302, 303, 307 or 308")));
     }
+    // nginx's way round.
+    if let Some((code, rest)) = to.split_once(' ')
+        && code.parse::<u16>().is_ok()
+    {
+        report.push(
+            place
+                .error(format!("`{to}` is no URL and no path"))
+                .with_help(format!("write `redirect: {{ to: \"{rest}\", status: {code} }}`")),
+        );
+        return None;
+    }
     let good = to.starts_with('/') || to.starts_with("http://") || to.starts_with("https://") || to.starts_with('{');
     if !good || to.bytes().any(|byte| !byte.is_ascii_graphic()) {
         report
             .push(place.error(format!("`{to}` is no URL and no path")).with_help("write `https://new.example.com{path}` or `/new{path}`"));
         return None;
     }
-    match edits::template(to, captures, &place) {
+    match edits::template(to, captures, &place, report) {
         Ok(to) => Some(Redirect { to, status }),
         Err(why) => {
             report.push(place.error(why));
@@ -75,8 +86,15 @@ pub(super) fn respond(raw: &Short<raw::Respond>, captures: &[&str], from: &Path,
         report.push(at.key("status").error(format!("an answer with status {status} has no body")));
     }
     let headers = edits::values(&long.headers, captures, &at.key("headers"), report);
+    if matches!(status, 301 | 302 | 303 | 307 | 308) && !headers.iter().any(|(name, _)| name.name == http::header::LOCATION) {
+        report.push(
+            at.key("status")
+                .error(format!("a {status} without `Location` leads nowhere"))
+                .with_help("write `redirect: { to: URL, status: … }`"),
+        );
+    }
     let body = match (&long.body, &long.file) {
-        (Some(text), _) => match edits::template(text, captures, &at.key("body")) {
+        (Some(text), _) => match edits::template(text, captures, &at.key("body"), report) {
             Ok(template) => RespondBody::Text(template),
             Err(why) => {
                 report.push(at.key("body").error(why));
@@ -125,7 +143,7 @@ pub(super) fn maintenance(raw: Option<&Short<raw::Maintenance>>, from: &Path, at
         Short::Switch(true) => raw::Maintenance::default(),
         Short::Long(long) => long.clone(),
         Short::Word(word) => {
-            let help = "write `maintenance: true`, or `maintenance: { allow: [192.0.2.7] }`";
+            let help = "write `maintenance: true`, or `maintenance: { page: FILE, allow: [192.0.2.7] }`";
             report.push(at.error(format!("`{word}` says nothing here")).with_help(help));
             return None;
         }

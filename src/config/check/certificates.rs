@@ -131,7 +131,7 @@ pub(super) fn of_site(
         return None;
     }
     let missing: Vec<String> =
-        domains.iter().filter(|domain| !own.iter().any(|loaded| loaded.facts.covers(domain))).map(HostPattern::key).collect();
+        domains.iter().filter(|domain| !own.iter().any(|loaded| loaded.facts.covers(domain))).map(ToString::to_string).collect();
     if !missing.is_empty() {
         report.push(at.key("cert").warning(format!("the certificate is not for {}: browsers will refuse it", missing.join(", "))));
     }
@@ -145,7 +145,7 @@ fn from_store(domains: &[HostPattern], preset: Preset, context: &Context<'_>, at
         return None;
     };
     let missing = domains.iter().filter(|domain| !store.certificates.iter().any(|loaded| loaded.facts.covers(domain)));
-    let missing: Vec<String> = missing.map(HostPattern::key).collect();
+    let missing: Vec<String> = missing.map(ToString::to_string).collect();
     if !missing.is_empty() {
         report.push(at.warning(format!("no certificate of `certificates` is for {}: its handshakes are refused", missing.join(", "))));
     }
@@ -160,7 +160,12 @@ fn warn_about_strength(loaded: &Loaded, what: &str, at: &At<'_>, report: &mut Re
     } else if facts.not_before > now {
         report.push(at.warning(format!("{what} is not good before {}", facts.not_before.date())));
     } else if facts.days_left(now) <= EXPIRES_SOON {
-        report.push(at.warning(format!("{what} expires in {} days, on {}", facts.days_left(now), facts.not_after.date())));
+        let days = match facts.days_left(now) {
+            0 => "within a day".to_owned(),
+            1 => "in 1 day".to_owned(),
+            days => format!("in {days} days"),
+        };
+        report.push(at.warning(format!("{what} expires {days}, on {}", facts.not_after.date())));
     }
     for weakness in &facts.weaknesses {
         report.push(at.warning(format!("{what} will be distrusted: {weakness}")));

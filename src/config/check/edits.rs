@@ -32,7 +32,7 @@ pub(super) fn values(raw: &BTreeMap<String, Word>, captures: &[&str], at: &At<'_
     for (text, value) in raw {
         let at = at.key(text);
         let Some(name) = name(text, &at, report) else { continue };
-        match template(&value.0, captures, &at).and_then(Value::of) {
+        match template(&value.0, captures, &at, report).and_then(Value::of) {
             Ok(value) => found.push((name, value)),
             Err(why) => report.push(at.error(why)),
         }
@@ -41,12 +41,47 @@ pub(super) fn values(raw: &BTreeMap<String, Word>, captures: &[&str], at: &At<'_
 }
 
 /// A text with values of the request; what a placeholder filled in is a secret and taken as it is.
-pub(super) fn template(text: &str, captures: &[&str], at: &At<'_>) -> Result<Template, String> {
+pub(super) fn template(text: &str, captures: &[&str], at: &At<'_>, report: &mut Report) -> Result<Template, String> {
     if at.is_filled() {
         let literal = text.replace('{', "{{").replace('}', "}}");
         return Template::parse(&literal, &[]).map(|template| template.with_secrecy(true));
     }
+    if let Some((theirs, ours)) = foreign_value(text) {
+        let message = format!("`{theirs}` stands for itself here, it is no value of the request");
+        report.push(at.warning(message).with_help(ours));
+    }
     Template::parse(text, captures)
+}
+
+/// nginx's and HAProxy's way to write a value of the request, and ours.
+fn foreign_value(text: &str) -> Option<(&str, String)> {
+    let at = text.find("%[").or_else(|| {
+        let mut bytes = text.bytes().enumerate().zip(text.bytes().skip(1));
+        bytes
+            .find(|((_, mark), next)| (*mark == b'$' && next.is_ascii_alphanumeric()) || (*mark == b'\\' && next.is_ascii_digit()))
+            .map(|((at, _), _)| at)
+    })?;
+    let rest = text.get(at + 1..)?;
+    let length = rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+    let name = rest.get(..length)?;
+    let ours = match name {
+        "" => "values are written `{client_address}`, `{host}`, `{header.NAME}`: see the reference".to_owned(),
+        "request_uri" => "write `{uri}`".to_owned(),
+        "uri" | "document_uri" => "write `{path}`".to_owned(),
+        "args" | "query_string" => "write `{query}`".to_owned(),
+        "host" | "http_host" | "server_name" => "write `{host}`".to_owned(),
+        "remote_addr" | "proxy_add_x_forwarded_for" => "write `{client_address}`".to_owned(),
+        "scheme" | "request_id" => format!("write `{{{name}}}`"),
+        "request_method" => "write `{method}`".to_owned(),
+        number if number.bytes().all(|byte| byte.is_ascii_digit()) => "name the capture, `(?<id>…)`, and write `{id}`".to_owned(),
+        name => match (name.strip_prefix("http_"), name.strip_prefix("cookie_"), name.strip_prefix("arg_")) {
+            (Some(header), _, _) => format!("write `{{header.{}}}`", header.replace('_', "-")),
+            (_, Some(cookie), _) => format!("write `{{cookie.{cookie}}}`"),
+            (_, _, Some(key)) => format!("write `{{query.{key}}}`"),
+            _ => format!("values are written in braces, such as `{{host}}`: see the reference for what there is of `{name}`"),
+        },
+    };
+    Some((text.get(at..at + 1 + length.max(1))?, ours))
 }
 
 fn name(text: &str, at: &At<'_>, report: &mut Report) -> Option<Name> {

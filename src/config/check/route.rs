@@ -166,6 +166,9 @@ impl Checker<'_> {
             let at = at.key("methods");
             let at = if raw.methods.as_ref().is_some_and(|methods| methods.0.len() > 1) { at.index(index) } else { at };
             match text.parse::<Method>() {
+                Ok(_) if !text.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-') => {
+                    report.push(at.error(format!("`{text}` is no method")).with_help("write a list: `[GET, POST]`"));
+                }
                 Ok(method) if text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') => methods.push(method),
                 Ok(_) => report.push(at.error(format!("methods have capital letters: `{}`", text.to_ascii_uppercase()))),
                 Err(_) => report.push(at.error(format!("`{text}` is no method"))),

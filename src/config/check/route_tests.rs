@@ -1,6 +1,5 @@
 //! Checks the tests that a site brings along: what they ask for and what they expect. `rehearse` runs them.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::header::{COOKIE, HeaderName, HeaderValue};
@@ -12,9 +11,6 @@ use super::super::site::Expected;
 use super::super::{Test, TestRequest};
 use super::At;
 use crate::routing::host::{HostPattern, is_authority};
-
-/// An address that belongs to nobody (RFC 5737).
-const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 pub(super) fn check(raw: &[raw::Test], domains: &[HostPattern], secure: bool, at: &At<'_>, report: &mut Report) -> Arc<[Test]> {
     let tests = raw.iter().enumerate().filter_map(|(index, test)| {
@@ -69,7 +65,7 @@ fn request(test: &raw::Test, domains: &[HostPattern], secure: bool, at: &At<'_>,
         return None;
     };
     let from = match &test.from {
-        None => SOMEBODY,
+        None => TestRequest::SOMEBODY,
         Some(text) => match text.parse() {
             Ok(from) => from,
             Err(_) => {

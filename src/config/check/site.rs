@@ -8,7 +8,7 @@ use super::super::diagnostic::{Place, Report, Source, did_you_mean};
 use super::super::raw::{self, Short};
 use super::super::read::read;
 use super::super::tree::Document;
-use super::super::{Group, GroupId, Hsts, Listener, Site};
+use super::super::{Group, GroupId, Hsts, HttpsRedirect, Listener, Site};
 use super::group::{self, Written};
 use super::{At, Defaults, GroupNames, answers, at, certificates, check_name, edits, route, route_tests};
 use crate::rewrite::headers::{HeaderEdit, merge};
@@ -195,7 +195,7 @@ impl Checker<'_> {
         Some(Hsts { max_age: max_age.0, include_subdomains: subdomains, preload })
     }
 
-    fn https_redirect(&self, secure: bool, report: &mut Report) -> Option<u16> {
+    fn https_redirect(&self, secure: bool, report: &mut Report) -> Option<HttpsRedirect> {
         let wanted = self.raw.https_redirect;
         if wanted == Some(true) && !secure {
             report.push(self.at.key("https_redirect").error("`https_redirect` needs `tls`"));
@@ -211,7 +211,8 @@ impl Checker<'_> {
         if !redirects {
             return None;
         }
-        self.raw.https_port.or_else(|| self.tls_port())
+        let (own, of_listener) = (self.raw.https_port, self.tls_port());
+        own.or(of_listener).map(|port| HttpsRedirect { port, always: own.is_some() })
     }
 
     /// The port of the first TLS listener that the site answers on.

@@ -41,6 +41,9 @@ fn with_places(documents: Vec<Document>, groups: &GroupNames, report: &mut Repor
             if app.role == *name {
                 report.push(at.key(name).key("role").error(format!("the app `{name}` and its role have the same name")));
             }
+            if let Some(role) = files.iter().flat_map(|file| &file.apps).find(|(_, other)| other.role == *name && app.role != *name) {
+                report.push(at.key(name).error(format!("`{name}` is an app and the role of `{}`: a row of it could mean either", role.0)));
+            }
             table.add_app(name, &app.role);
         }
     }

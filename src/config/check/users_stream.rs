@@ -17,11 +17,22 @@ use crate::routing::users::UserTable;
 
 /// The table of all files; `None`: there is something to be said about them.
 pub(super) fn read(paths: &[PathBuf], groups: &GroupNames) -> Option<UserTable> {
-    let mut reader = Reader { groups, table: UserTable::default(), declared: HashSet::new(), used: HashSet::new() };
+    let mut reader = Reader {
+        groups,
+        table: UserTable::default(),
+        declared: HashSet::new(),
+        apps: HashSet::new(),
+        roles: HashSet::new(),
+        used: HashSet::new(),
+    };
     for path in paths {
         reader.file(&read_text(path).ok()?)?;
     }
-    let Reader { mut table, declared, used, .. } = reader;
+    let Reader { mut table, declared, used, apps, roles, .. } = reader;
+    // An app that has the name of a role makes rows ambiguous.
+    if apps.iter().any(|app| roles.contains(app)) {
+        return None;
+    }
     // A word that is nearly a known one deserves a warning, and so a place.
     let slip = |word: &String| !declared.contains(word) && did_you_mean(word, declared.iter().map(String::as_str)).is_some();
     if used.iter().any(slip) {
@@ -36,6 +47,8 @@ struct Reader<'g> {
     table: UserTable,
     /// Apps and roles.
     declared: HashSet<String>,
+    apps: HashSet<String>,
+    roles: HashSet<String>,
     /// What rows call apps and roles.
     used: HashSet<String>,
 }
@@ -84,7 +97,9 @@ impl Reader<'_> {
                 return None;
             }
             self.table.add_app(&app, &role);
-            self.declared.extend([app, role]);
+            self.declared.extend([app.clone(), role.clone()]);
+            self.apps.insert(app);
+            self.roles.insert(role);
         }
         Some(())
     }

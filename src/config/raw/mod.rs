@@ -131,7 +131,7 @@ pub(crate) struct Defaults {
     #[serde(default)]
     pub(crate) response_headers: HeaderEdits,
     /// Pages for answers that are our own, by status (`404`), class (`5xx`) or `default`. HTML files, in which `{status}`,
-    /// `{title}` and `{request_id}` are filled in.
+    /// `{title}`, `{request_id}` and (with `error_details`) `{reason}` are filled in. A site's pages come before these.
     #[serde(default)]
     pub(crate) error_pages: BTreeMap<String, PathBuf>,
     /// Error pages name the reason that the access log has, such as `connect_timeout`. Default `false`.
@@ -275,7 +275,8 @@ pub(crate) struct Site {
     /// wildcards over regexes.
     #[serde(default)]
     pub(crate) domains: Vec<String>,
-    /// The listeners that this site answers on, by name. Default: all.
+    /// The listeners that this site answers on, by name. Default: all. On others its domains are unknown hosts: a domain belongs to
+    /// one site, whichever listeners that one answers on.
     pub(crate) listeners: Option<OneOrMany>,
     /// The site's certificate: `{ cert: FILE, key: FILE }`, or `true` for one of the main file's `certificates`.
     pub(crate) tls: Option<Short<Tls>>,
@@ -283,9 +284,10 @@ pub(crate) struct Site {
     pub(crate) hsts: Option<Short<Hsts>>,
     /// Plain requests are redirected to HTTPS: 301 for GET and HEAD, 308 otherwise. Default: where the site has `tls`.
     pub(crate) https_redirect: Option<bool>,
-    /// The port of those redirects. Default: that of the first TLS listener.
+    /// The port of those redirects. Default: that of the first TLS listener, told only to clients that name a port themselves.
     pub(crate) https_port: Option<u16>,
-    /// Every request is answered with 503 while this is `true`, or as a mapping says.
+    /// Every request is answered with 503 while this is `true`, or as a mapping says; only `/.well-known/acme-challenge/` is let
+    /// through.
     pub(crate) maintenance: Option<Short<Maintenance>>,
     /// The backend group of requests that no route takes elsewhere.
     pub(crate) group: Option<String>,
@@ -325,7 +327,7 @@ pub(crate) struct Site {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tls {
-    /// The certificate with its chain (PEM). It is read again when the file changes.
+    /// The certificate with its chain (PEM). A change of the file is in force within seconds, without a reload.
     pub(crate) cert: Option<PathBuf>,
     /// The key of `cert` (PEM).
     pub(crate) key: Option<PathBuf>,
@@ -381,7 +383,8 @@ pub(crate) struct Route {
     pub(crate) path: String,
     /// What logs and metrics call the route. Default: its path.
     pub(crate) name: Option<String>,
-    /// Only requests with one of these methods; `GET` includes `HEAD`.
+    /// Only requests with one of these methods; `GET` includes `HEAD`. Others go to the next route that matches, at last to the
+    /// site's `group` or `backends`; where there is none they get 405.
     pub(crate) methods: Option<OneOrMany>,
     /// Only `http` (not redirected to HTTPS then) or only `https` requests.
     pub(crate) scheme: Option<String>,
@@ -455,7 +458,8 @@ pub(crate) struct Respond {
     pub(crate) file: Option<PathBuf>,
 }
 
-/// Edits of headers: first renamed, then removed, set and added.
+/// Edits of headers: first renamed, then removed, set and added. Those of the defaults, the site and the route are merged; what
+/// a narrower scope says of a header wins. A value that the request does not have is empty.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HeaderEdits {
