@@ -78,7 +78,7 @@ struct Check {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Prints the configuration with all defaults filled in and secrets hidden: all of it, or one site.
-    #[arg(long, value_name = "SITE", num_args = 0..=1)]
+    #[arg(long, value_name = "SITE", num_args = 0..=1, conflicts_with = "format")]
     print_effective: Option<Option<String>>,
 }
 

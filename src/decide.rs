@@ -32,6 +32,8 @@ pub struct RequestView<'a> {
     pub headers: &'a HeaderMap,
     /// The client's address, after `trusted_proxies`.
     pub client: IpAddr,
+    /// The sender is one of `trusted_proxies`.
+    pub trusted: bool,
     /// The name of the listener that took the connection.
     pub listener: &'a str,
     pub request_id: &'a str,
@@ -237,7 +239,7 @@ impl Decision<'_> {
             // A plain request goes to HTTPS first, and is asked about as it will be there, unless the route wants it plain.
             let redirect = to_https.filter(|_| route.conditions.secure != Some(false));
             let secure = request.secure || redirect.is_some();
-            let asked = Asked { method: request.method, secure, headers: request.headers, query: self.query };
+            let asked = Asked { method: request.method, secure, headers: request.headers, trusted: request.trusted, query: self.query };
             if let Some(unmet) = route.conditions.unmet(&asked) {
                 if unmet == Unmet::Method {
                     reason = Reason::Method;
@@ -325,6 +327,8 @@ impl Decision<'_> {
             group: "",
             backend: "",
             headers: self.request.headers,
+            trusted: self.request.trusted,
+            secrets: &self.site.config.secret_headers,
             captures,
         }
     }

@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use tokio::task::JoinSet;
 
 use crate::config::Address;
 use crate::reload::Reloader;
@@ -22,6 +23,8 @@ const LEAST: Duration = Duration::from_secs(1);
 const MOST: Duration = Duration::from_secs(3600);
 /// When a name that did not resolve is asked for again.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A new configuration may bring new names.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -34,7 +37,7 @@ pub fn look_up_blocking(name: &str, servers: &[SocketAddr]) -> std::io::Result<V
         [] => name.to_socket_addrs()?.collect(),
         servers => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let found = runtime.block_on(async { look_up(&resolver(servers)?, name).await });
+            let found = runtime.block_on(look_up(servers, name, &[]));
             found.map_err(std::io::Error::other)?.0
         }
     };
@@ -44,7 +47,7 @@ pub fn look_up_blocking(name: &str, servers: &[SocketAddr]) -> std::io::Result<V
 }
 
 /// Asks the given servers, or those of the system.
-fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
+fn resolver(servers: &[SocketAddr], family: LookupIpStrategy) -> Result<TokioResolver, String> {
     let mut builder = match servers {
         [] => TokioResolver::builder_tokio().map_err(|error| error.to_string())?,
         servers => {
@@ -58,59 +61,112 @@ fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
         }
     };
     let options = builder.options_mut();
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    options.ip_strategy = family;
     // We keep answers ourselves, for as long as they are good.
     options.cache_size = 0;
     builder.build().map_err(|error| error.to_string())
 }
 
-/// The addresses of `host:port`, sorted, and until when they are good.
-async fn look_up(resolver: &TokioResolver, name: &str) -> Result<(Vec<SocketAddr>, Instant), String> {
-    let (host, port) = name.rsplit_once(':').ok_or("it has no port")?;
-    let port: u16 = port.parse().map_err(|_| "its port is no number")?;
-    let found = resolver.lookup_ip(host).await.map_err(|error| error.to_string())?;
-    let mut addresses: Vec<SocketAddr> = found.iter().map(|address| SocketAddr::new(address, port)).collect();
-    addresses.sort();
-    addresses.dedup();
-    if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok((addresses, found.valid_until())) }
+/// What a name server says of one family of addresses.
+enum Family {
+    /// With until when it is good.
+    Known(Vec<SocketAddr>, Instant),
+    /// The name has none.
+    None,
+    /// It did not say.
+    Failed(String),
 }
 
-/// Keeps the addresses of names up to date until the process ends.
+async fn look_up_family(servers: &[SocketAddr], host: &str, port: u16, family: LookupIpStrategy) -> Family {
+    // Made anew: the system's servers may have changed.
+    let resolver = match resolver(servers, family) {
+        Ok(resolver) => resolver,
+        Err(why) => return Family::Failed(why),
+    };
+    match resolver.lookup_ip(host).await {
+        Ok(found) => {
+            let addresses: Vec<SocketAddr> = found.iter().map(|address| SocketAddr::new(address, port)).collect();
+            if addresses.is_empty() { Family::None } else { Family::Known(addresses, found.valid_until()) }
+        }
+        Err(error) if error.is_no_records_found() => Family::None,
+        Err(error) => Family::Failed(error.to_string()),
+    }
+}
+
+/// The addresses of `host:port`, sorted, and until when they are good. A family that the name server is silent about keeps the
+/// addresses that are `known`.
+async fn look_up(servers: &[SocketAddr], name: &str, known: &[SocketAddr]) -> Answer {
+    let (host, port) = name.rsplit_once(':').ok_or("it has no port")?;
+    let port: u16 = port.parse().map_err(|_| "its port is no number")?;
+    let families = [(LookupIpStrategy::Ipv4Only, true), (LookupIpStrategy::Ipv6Only, false)];
+    let found = join_all(families.map(|(family, _)| look_up_family(servers, host, port, family))).await;
+    let (mut addresses, mut until, mut failed) = (Vec::new(), None::<Instant>, None);
+    for ((_, is_v4), family) in families.into_iter().zip(found) {
+        match family {
+            Family::Known(own, good) => {
+                addresses.extend(own);
+                until = Some(until.map_or(good, |until| until.min(good)));
+            }
+            Family::None => {}
+            Family::Failed(why) => {
+                addresses.extend(known.iter().filter(|address| address.is_ipv4() == is_v4));
+                failed = Some(why);
+            }
+        }
+    }
+    addresses.sort();
+    addresses.dedup();
+    match (addresses.is_empty(), until, failed) {
+        (false, Some(until), None) => Ok((addresses, until)),
+        (false, Some(_), Some(_)) => Ok((addresses, Instant::now() + AGAIN)),
+        (_, _, Some(why)) => Err(why),
+        (_, _, None) => Err("it has no address".to_owned()),
+    }
+}
+
+/// Keeps the addresses of names up to date until the process ends. Each name is asked for by itself: one whose server is silent
+/// holds up no other.
 pub async fn keep_resolved(reloader: Arc<Reloader>, servers: Vec<SocketAddr>) {
     let mut due: HashMap<String, Instant> = HashMap::new();
     let mut failing: HashSet<String> = HashSet::new();
+    let mut asked: JoinSet<(String, Answer)> = JoinSet::new();
+    let mut under_way: HashSet<String> = HashSet::new();
     loop {
         let known = reloader.names();
         due.retain(|name, _| known.contains_key(name));
         let now = Instant::now();
-        let asked: Vec<&String> = known.keys().filter(|name| due.get(*name).is_none_or(|at| *at <= now)).collect();
-        if !asked.is_empty() {
-            let mut changed = Names::new();
-            for (name, answer) in ask(&servers, &asked).await {
+        let is_due = |name: &String| due.get(name).is_none_or(|at| *at <= now);
+        for (name, addresses) in known.iter().filter(|(name, _)| is_due(name) && !under_way.contains(*name)) {
+            let known = addresses.iter().filter_map(Address::as_inet).collect();
+            asked.spawn(ask(servers.clone(), name.clone(), known));
+        }
+        under_way.extend(known.keys().filter(|name| is_due(name)).cloned());
+        let next = due.values().filter(|at| **at > now).min();
+        let next = next.map_or(LOOK, |at| at.saturating_duration_since(now).clamp(Duration::from_millis(10), LOOK));
+        tokio::select! {
+            Some(answered) = asked.join_next() => {
+                let Ok((name, answer)) = answered else { continue };
+                under_way.remove(&name);
+                let mut changed = Names::new();
                 let old = known.get(&name).map(Vec::as_slice).unwrap_or_default();
                 due.insert(name.clone(), Instant::now() + take(&name, answer, old, &mut changed, &mut failing));
+                if !changed.is_empty() {
+                    let reloader = reloader.clone();
+                    // Compiling groups is work; the runtime goes on meanwhile.
+                    let _ = tokio::task::spawn_blocking(move || reloader.readdress(&changed)).await;
+                }
             }
-            if !changed.is_empty() {
-                let reloader = reloader.clone();
-                // Compiling groups is work; the runtime goes on meanwhile.
-                let _ = tokio::task::spawn_blocking(move || reloader.readdress(&changed)).await;
-            }
+            () = tokio::time::sleep(next) => {}
         }
-        let next =
-            due.values().min().map_or(LOOK, |at| at.saturating_duration_since(Instant::now()).clamp(Duration::from_millis(10), LOOK));
-        tokio::time::sleep(next).await;
     }
 }
 
 type Answer = Result<(Vec<SocketAddr>, Instant), String>;
 
-async fn ask(servers: &[SocketAddr], names: &[&String]) -> Vec<(String, Answer)> {
-    // Made anew: the system's servers may have changed.
-    let resolver = match resolver(servers) {
-        Ok(resolver) => resolver,
-        Err(why) => return names.iter().map(|name| ((*name).clone(), Err(why.clone()))).collect(),
-    };
-    join_all(names.iter().map(|name| async { ((*name).clone(), look_up(&resolver, name).await) })).await
+/// Asks for one name.
+async fn ask(servers: Vec<SocketAddr>, name: String, known: Vec<SocketAddr>) -> (String, Answer) {
+    let answer = tokio::time::timeout(PATIENCE, look_up(&servers, &name, &known)).await;
+    (name, answer.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()))))
 }
 
 /// Takes an answer over; what is new goes into `changed`. Gives when to ask again.

@@ -35,8 +35,14 @@ pub struct Backend {
     pub shown: String,
     pub weight: usize,
     pub backup: bool,
+    /// The name that its probes go by, where they show one.
+    pub probed_as: ProbedAs,
     pub state: Arc<BackendState>,
 }
+
+/// Travels with a backend to its probes: two names at one address may be two servers.
+#[derive(Clone, Debug, Default)]
+pub struct ProbedAs(pub String);
 
 /// What `Group::new` needs beside the backends.
 pub struct Settings {
@@ -158,7 +164,9 @@ impl Group {
 }
 
 fn as_member(backend: &Backend) -> pingora_load_balancing::Backend {
-    pingora_load_balancing::Backend { addr: socket_address(&backend.address), weight: backend.weight, ext: Extensions::new() }
+    let mut ext = Extensions::new();
+    ext.insert(backend.probed_as.clone());
+    pingora_load_balancing::Backend { addr: socket_address(&backend.address), weight: backend.weight, ext }
 }
 
 #[cfg(test)]

@@ -126,6 +126,9 @@ pub fn tls_reason(error: &Error) -> String {
 
 /// `[::1]:443` and `app.internal:443` without their ports.
 fn host_name(host: &str) -> &str {
+    if host.starts_with("unix:") {
+        return "localhost";
+    }
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name)
 }

@@ -14,6 +14,7 @@ fn group(spec: &[(usize, bool)], sticky: bool) -> Group {
             host: format!("b{n}"),
             address: Address::Inet(([127, 0, 0, 1], n).into()),
             shown: String::new(),
+            probed_as: ProbedAs::default(),
             weight: *weight,
             backup: *backup,
             state: Arc::default(),

@@ -182,8 +182,11 @@ fn health_check(check: Option<&HealthCheck>, group_has_tls: bool) -> Short<raw::
         ..raw::HealthCheck::default()
     };
     let CheckKind::Http(http) = &check.kind else { return Short::Long(own) };
-    let HttpCheck { method, path, host, headers, statuses, body } = http.as_ref();
-    let headers = headers.iter().map(|(name, value)| (name.to_string(), Word(String::from_utf8_lossy(value.as_bytes()).into_owned())));
+    let HttpCheck { method, path, host, headers, statuses, body, body_is_secret } = http.as_ref();
+    let shown = |value: &http::HeaderValue| {
+        if value.is_sensitive() { SECRET.to_owned() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() }
+    };
+    let headers = headers.iter().map(|(name, value)| (name.to_string(), Word(shown(value))));
     Short::Long(raw::HealthCheck {
         path: Some(path.clone()),
         method: Some(method.to_string()),
@@ -191,7 +194,7 @@ fn health_check(check: Option<&HealthCheck>, group_has_tls: bool) -> Short<raw::
         status: Some(OneOrMany(
             statuses.iter().map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") }).collect(),
         )),
-        body: body.clone(),
+        body: body.clone().map(|body| if *body_is_secret { SECRET.to_owned() } else { body }),
         headers: headers.collect(),
         ..own
     })

@@ -137,6 +137,7 @@ pub struct HttpCheck {
     pub statuses: Vec<(u16, u16)>,
     /// What the body must have in it.
     pub body: Option<String>,
+    pub body_is_secret: bool,
 }
 
 /// Timeouts towards the backend, each for one operation; `None` leaves the choice to the next wider scope.
@@ -172,15 +173,15 @@ impl Group {
         let mut seen = HashSet::new();
         let mut backends = Vec::new();
         for member in &self.members {
-            let several = member.addresses.len() > 1;
             for address in &member.addresses {
                 if !seen.insert(address) {
                     continue;
                 }
                 let name = match &member.name {
-                    Some(name) if several => format!("{name}-{}", address.host()),
+                    // A name's addresses may become more or fewer: those that stay keep their names, and so their clients.
+                    Some(name) if member.resolved => format!("{name}-{}", address.host()),
                     Some(name) => name.clone(),
-                    None if several => address.to_string(),
+                    None if member.resolved => address.to_string(),
                     None => member.host.clone(),
                 };
                 let Member { host, weight, backup, .. } = member.clone();

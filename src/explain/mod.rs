@@ -211,14 +211,20 @@ impl Explanation {
 
 /// Writes the question down as a request.
 fn imagine(question: &Question, listeners: &[Listener], snapshot: &Snapshot) -> Result<(Imagined, String), String> {
-    let (scheme, rest) = question.url.split_once("://").unwrap_or(("https", question.url.as_str()));
+    let whole = question.url.split_once("://").filter(|(scheme, _)| !scheme.contains(['/', '?']));
+    let (scheme, rest) = whole.unwrap_or(("https", question.url.as_str()));
     let secure = match scheme {
         "http" => false,
         "https" => true,
         other => return Err(format!("`{other}` is neither `http` nor `https`")),
     };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    if question.method == Method::CONNECT {
+        return Err("CONNECT is answered with 405: this is no forward proxy".to_owned());
+    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(end);
+    // Clients keep the fragment to themselves.
+    let target = target.split('#').next().unwrap_or_default();
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
     if !crate::routing::host::is_authority(authority.as_bytes()) || authority.is_empty() {
         return Err(format!("`{authority}` is no host: write `https://shop.example.com/path`"));
@@ -318,7 +324,13 @@ impl Context<'_> {
                     Some("respond") => "respond",
                     _ => "refuse",
                 };
-                (word, Some(Answer { status: *status, headers: listed(headers), body_bytes: body.len() }), None)
+                let mut headers = listed(headers);
+                for name in self.secret_answer_headers() {
+                    if let Some(values) = headers.get_mut(name.as_str()) {
+                        *values = vec![SECRET.to_owned()];
+                    }
+                }
+                (word, Some(Answer { status: *status, headers, body_bytes: body.len() }), None)
             }
             Outcome::Forward { target, headers, .. } => {
                 let mut sent = Sent {
@@ -342,6 +354,22 @@ impl Context<'_> {
                 ("forward", None, Some(sent))
             }
         }
+    }
+
+    /// Headers of our own answers whose values are secrets of the configuration, though clients do see them.
+    fn secret_answer_headers(&self) -> Vec<HeaderName> {
+        let route = self.rehearsal.site.zip(self.rehearsal.route).and_then(|(site, route)| self.snapshot.route(site, route));
+        let Some(route) = route else { return Vec::new() };
+        let (of_target, location): (&[HeaderEdit], _) = match &route.target {
+            config::Target::Redirect(redirect) => (&[], redirect.to.secret.then_some(http::header::LOCATION)),
+            config::Target::Respond(respond) => (&respond.headers, None),
+            _ => (&[], None),
+        };
+        let secret = |edit: &HeaderEdit| match edit {
+            HeaderEdit::Set { name, value } | HeaderEdit::Add { name, value } if value.is_secret() => Some(name.name.clone()),
+            _ => None,
+        };
+        of_target.iter().chain(route.response_headers.iter()).filter_map(secret).chain(location).collect()
     }
 
     /// Secrets are not shown.
@@ -471,7 +499,9 @@ impl Context<'_> {
         let route = site.config.routes.get(self.rehearsal.route? as usize)?;
         let path = path::normalize(self.imagined.target.split('?').next()?.as_bytes()).ok()?;
         let host = self.imagined.headers.get("host").and_then(|host| host.to_str().ok()).and_then(normalize_host)?;
-        let of_host = self.snapshot.rules.hosts.find(&host).map(|(_, captures)| captures).unwrap_or_default();
+        let of_host =
+            self.snapshot.rules.hosts.find(&host).filter(|(site, _)| Some(*site) == self.rehearsal.site).map(|(_, captures)| captures);
+        let of_host = of_host.unwrap_or_default();
         let mut captures: Captures<'_> = of_host.iter().copied().collect();
         route.pattern.capture(&path, &mut captures);
         let captured = captures.iter().find(|(name, _)| *name == "app").map(|(_, app)| path::decode(app).into_owned());

@@ -11,18 +11,47 @@ use pingora::connectors::{TransportConnector, http::Connector};
 use pingora_load_balancing::{HealthCheckService, HealthRegistry};
 use tokio::sync::{mpsc, watch};
 
+use crate::balance::ProbedAs;
 use crate::balance::state::BackendState;
-use crate::config::{Address, Backend, HealthCheck};
+use crate::config::{Address, Backend, CheckKind, HealthCheck};
 use probe::Probe;
 
 /// The backends that one kind of check watches.
-pub(crate) type Targets = Arc<Mutex<HashMap<Address, Target>>>;
+pub(crate) type Targets = Arc<Mutex<HashMap<TargetKey, Target>>>;
+
+/// What one probe finds out about: an address, and the name that it goes by where the probe shows or verifies one.
+#[derive(Clone, Debug)]
+pub(crate) struct TargetKey {
+    pub(crate) address: Address,
+    /// As written; empty where it makes no difference.
+    pub(crate) host: String,
+    /// The address as text.
+    pub(crate) shown: String,
+}
+
+impl TargetKey {
+    pub(crate) fn new(address: Address, host: String) -> Self {
+        Self { shown: address.to_string(), address, host }
+    }
+}
+
+impl PartialEq for TargetKey {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.address, &self.host) == (&other.address, &other.host)
+    }
+}
+
+impl Eq for TargetKey {}
+
+impl std::hash::Hash for TargetKey {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (&self.address, &self.host).hash(state);
+    }
+}
 
 /// A backend that is probed, however many groups name it.
 pub(crate) struct Target {
     pub(crate) state: Arc<BackendState>,
-    /// As written: the name that its certificate must have.
-    pub(crate) host: String,
     /// Whether it was probed: the first probe waits for nothing.
     pub(crate) known: AtomicBool,
 }
@@ -62,8 +91,9 @@ impl HealthChecks {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = watched.entry(check.cloned()).or_insert_with(|| self.begin(check));
         let mut targets = entry.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        let target = |backend: &Backend| Target { state: Arc::default(), host: backend.host.clone(), known: AtomicBool::new(false) };
-        let state = |backend: &Backend| targets.entry(backend.address.clone()).or_insert_with(|| target(backend)).state.clone();
+        let target = || Target { state: Arc::default(), known: AtomicBool::new(false) };
+        let key = |backend: &Backend| TargetKey::new(backend.address.clone(), probed_as(check, &backend.host).to_owned());
+        let state = |backend: &Backend| targets.entry(key(backend)).or_insert_with(target).state.clone();
         let found = backends.iter().map(state).collect();
         (entry.registry.clone(), found)
     }
@@ -80,7 +110,8 @@ impl HealthChecks {
             // The weight of a backend is no reason to probe its address twice.
             let registry = Arc::new(HealthRegistry::with_equivalence(|backend| {
                 use std::hash::BuildHasher as _;
-                foldhash::fast::FixedState::default().hash_one(&backend.addr)
+                let host = backend.ext.get::<ProbedAs>().map(|host| host.0.as_str()).unwrap_or_default();
+                foldhash::fast::FixedState::default().hash_one((&backend.addr, host))
             }));
             registry.set_health_check(Box::new(Probe::new(check.clone(), targets.clone(), self.connectors())));
             let mut service = HealthCheckService::new(registry.clone());
@@ -94,7 +125,7 @@ impl HealthChecks {
     }
 
     /// Ends the checks that no current group uses, and forgets backends that are gone.
-    pub fn retain(&self, in_use: &HashMap<Option<HealthCheck>, Vec<Address>>) {
+    pub fn retain(&self, in_use: &HashMap<Option<HealthCheck>, Vec<(Address, String)>>) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.retain(|check, entry| {
             let Some(addresses) = in_use.get(check) else {
@@ -102,11 +133,21 @@ impl HealthChecks {
                 return false;
             };
             let mut targets = entry.targets.lock().unwrap_or_else(PoisonError::into_inner);
-            let addresses: std::collections::HashSet<&Address> = addresses.iter().collect();
-            targets.retain(|address, _| addresses.contains(address));
+            let addresses: std::collections::HashSet<(&Address, &str)> =
+                addresses.iter().map(|(address, host)| (address, probed_as(check.as_ref(), host))).collect();
+            targets.retain(|key, _| addresses.contains(&(&key.address, key.host.as_str())));
             true
         });
     }
+}
+
+/// The name that tells a backend from others at its address, for this kind of check: empty where no probe shows it.
+pub(crate) fn probed_as<'a>(check: Option<&HealthCheck>, host: &'a str) -> &'a str {
+    let shows = |check: &HealthCheck| {
+        let by_tls = check.tls.as_ref().is_some_and(|tls| tls.server_name.is_none());
+        by_tls || matches!(&check.kind, CheckKind::Http(http) if http.host.is_none())
+    };
+    if check.is_some_and(shows) { host } else { "" }
 }
 
 /// One probe of a backend, now: for those who ask whether it would be eligible.

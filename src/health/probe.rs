@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::http::RequestHeader;
+use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::HealthCheck as CheckTrait;
 
-use super::{Connectors, Targets};
+use super::{Connectors, TargetKey, Targets};
+use crate::balance::ProbedAs;
 use crate::balance::Timeouts;
 use crate::balance::peer::{Connect, address_of, tls_reason};
 use crate::balance::state::BackendState;
@@ -28,7 +30,7 @@ pub(super) struct Probe {
     targets: Targets,
     connectors: Arc<Connectors>,
     /// Why the last probe of an address failed.
-    failures: Mutex<HashMap<Address, String>>,
+    failures: Mutex<HashMap<TargetKey, String>>,
 }
 
 impl Probe {
@@ -45,11 +47,11 @@ impl Probe {
         }
     }
 
-    /// The name and state of an address that is still in use, and whether this is its first probe.
-    fn target(&self, address: &Address) -> Option<(String, Arc<BackendState>, bool)> {
+    /// The state of a target that is still in use, and whether this is its first probe.
+    fn target(&self, key: &TargetKey) -> Option<(Arc<BackendState>, bool)> {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        let target = targets.get(address)?;
-        Some((target.host.clone(), target.state.clone(), !target.known.swap(true, Ordering::Relaxed)))
+        let target = targets.get(key)?;
+        Some((target.state.clone(), !target.known.swap(true, Ordering::Relaxed)))
     }
 
     /// One probe within its time. `host` is the backend as written.
@@ -74,8 +76,13 @@ impl Probe {
 
     async fn ask(&self, http: &HttpCheck, peer: &HttpPeer, host: &str) -> Result<(), String> {
         let failed = |error: Box<Error>| reason(&error);
-        let request = request(http, host).map_err(failed)?;
         let (mut session, _) = self.connectors.http.get_http_session(peer).await.map_err(failed)?;
+        let mut request = request(http, host).map_err(failed)?;
+        match session {
+            HttpSession::H1(_) => request.insert_header("Connection", "close").map_err(failed)?,
+            // RFC 9113 sections 8.2.2 and 8.3.1: no headers of a connection, and the authority instead of `Host`.
+            _ => into_http2(&mut request, peer.is_tls())?,
+        }
         session.set_read_timeout(Some(self.check.timeout));
         session.write_request_header(Box::new(request)).await.map_err(failed)?;
         session.finish_request_body().await.map_err(failed)?;
@@ -106,16 +113,31 @@ impl Probe {
     }
 }
 
+/// What a backend of a group is to its probes.
+fn key_of(backend: &Backend) -> Option<TargetKey> {
+    let host = backend.ext.get::<ProbedAs>().map(|as_host| as_host.0.clone()).unwrap_or_default();
+    address_of(&backend.addr).map(|address| TargetKey::new(address, host))
+}
+
 fn request(http: &HttpCheck, host: &str) -> Result<RequestHeader> {
     let mut request = RequestHeader::build(http.method.clone(), http.path.as_bytes(), None)?;
     let host = http.host.as_deref().unwrap_or(host.strip_prefix("unix:").map_or(host, |_| "localhost"));
     request.insert_header("Host", host)?;
     request.insert_header("User-Agent", concat!("portcullis-health/", env!("CARGO_PKG_VERSION")))?;
-    request.insert_header("Connection", "close")?;
     for (name, value) in &http.headers {
         request.insert_header(name.clone(), value.clone())?;
     }
     Ok(request)
+}
+
+/// Moves the host to where HTTP/2 has it.
+fn into_http2(request: &mut RequestHeader, tls: bool) -> Result<(), String> {
+    let host = request.remove_header("Host");
+    let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let uri = http::Uri::builder().scheme(if tls { "https" } else { "http" }).authority(host).path_and_query(path).build();
+    request.set_uri(uri.map_err(|error| format!("`{host}` is no host: {error}"))?);
+    Ok(())
 }
 
 /// An error in the words of whoever looks after the backend.
@@ -143,12 +165,13 @@ fn part_of(time: Duration) -> Duration {
 #[async_trait]
 impl CheckTrait for Probe {
     async fn check(&self, target: &Backend) -> Result<()> {
-        let Some(address) = address_of(&target.addr) else { return Ok(()) };
-        let Some((host, state, first)) = self.target(&address) else { return Ok(()) };
+        let Some(key) = key_of(target) else { return Ok(()) };
+        let Some((state, first)) = self.target(&key) else { return Ok(()) };
+        let address = &key.address;
         if !first {
             tokio::time::sleep(part_of(self.check.jitter)).await;
         }
-        match self.try_now(&address, &host).await {
+        match self.try_now(address, if key.host.is_empty() { &key.shown } else { &key.host }).await {
             Ok(()) => {
                 // A backend that refused connections takes them again: it need not wait for its time to be up.
                 if state.readmit() {
@@ -157,18 +180,19 @@ impl CheckTrait for Probe {
                 Ok(())
             }
             Err(why) => {
-                self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(address, why.clone());
+                self.failures.lock().unwrap_or_else(PoisonError::into_inner).insert(key, why.clone());
                 Error::e_explain(ErrorType::ConnectError, why)
             }
         }
     }
 
     async fn health_status_change(&self, target: &Backend, healthy: bool) {
-        let Some(address) = address_of(&target.addr) else { return };
-        if let Some(target) = self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(&address) {
+        let Some(key) = key_of(target) else { return };
+        let address = &key.address;
+        if let Some(target) = self.targets.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             target.state.set_healthy(healthy);
         }
-        let why = self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+        let why = self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         match why.filter(|_| !healthy) {
             Some(why) => log::warn!("backend {address} becomes unhealthy: {}{why}", self.what()),
             None => log::info!("backend {address} becomes healthy"),

@@ -145,7 +145,8 @@ pub(super) fn filled(template: &Template, ctx: &Ctx, original: &RequestHeader) -
     let path = path::normalize(view.path).unwrap_or_default();
     let query = view.query.and_then(|query| path::normalize_query(query).ok());
     let users = &ctx.snapshot.rules.users;
-    let of_host = ctx.snapshot.rules.hosts.find(&host).map(|(_, captures)| captures).unwrap_or_default();
+    let of_host = ctx.snapshot.rules.hosts.find(&host).filter(|(site, _)| Some(*site) == ctx.site).map(|(_, captures)| captures);
+    let of_host = of_host.unwrap_or_default();
     let mut captures = Captures::new();
     if let Some(route) = ctx.route() {
         route.pattern.capture(&path, &mut captures);
@@ -166,6 +167,8 @@ pub(super) fn filled(template: &Template, ctx: &Ctx, original: &RequestHeader) -
         group: ctx.group().map_or("", |group| &group.name),
         backend: ctx.backend().map_or("", |backend| &backend.name),
         headers: view.headers,
+        trusted: view.trusted,
+        secrets: ctx.site().map(|site| site.config.secret_headers.as_slice()).unwrap_or_default(),
         captures: &captures,
     })
 }
@@ -364,7 +367,7 @@ fn rewrite_back(response: &mut ResponseHeader, ctx: &Ctx, forward: &Forward, hos
         host,
         prefix: forward.mount.as_ref().map_or("", |mount| &mount.prefix),
         app: forward.mount.as_ref().map_or("", |mount| &mount.app),
-        backend: [&backend.host, &backend.shown],
+        backend: [&backend.host, &backend.shown, sent_host(ctx).unwrap_or(&backend.host)],
     };
     for (name, rewrite) in [(LOCATION, back::location as Rewrite), (CONTENT_LOCATION, back::location), (REFRESH, back::refresh)] {
         let new = response.headers.get(&name).and_then(|value| rewrite(&text_of(value), &public));
@@ -384,6 +387,14 @@ fn text_of(value: &HeaderValue) -> Cow<'_, str> {
 fn value_of(text: &str) -> HeaderValue {
     let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect();
     HeaderValue::from_maybe_shared(Bytes::from(bytes)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The `Host` that the configuration sends instead of the client's.
+fn sent_host(ctx: &Ctx) -> Option<&str> {
+    match &ctx.group()?.host {
+        HostSent::Fixed(host) => Some(host),
+        HostSent::Keep | HostSent::Backend => None,
+    }
 }
 
 type Rewrite = fn(&str, &Public<'_>) -> Option<String>;

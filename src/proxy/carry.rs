@@ -107,8 +107,8 @@ pub(super) fn note_failed_attempt(ctx: &mut Ctx, error: &Error) {
         let group = ctx.group().map_or("", |group| &group.name);
         log::warn!("backend {} of {group} refuses connections and is out of the rotation", backend.name);
     }
-    if reason == "backend_tls" && backend.state.may_complain(Now::read()) {
-        log::warn!("backend {}: no TLS connection: {}", backend.name, tls_reason(error));
+    if matches!(reason, "backend_tls" | "connect_error") && backend.state.may_complain(Now::read()) {
+        log::warn!("backend {}: no connection: {}", backend.name, tls_reason(error));
     }
     log::debug!("request {}: attempt {} at {} failed: {reason}", ctx.request_id, ctx.attempts.tried.len(), backend.name);
 }

@@ -36,6 +36,13 @@ pub(super) fn classify(error: &Error) -> Failure {
     }
 }
 
+/// Whether an HTTP/2 backend has said that it did nothing with the request (RFC 9113 section 8.7): it refused the stream, or
+/// went away before it.
+pub(super) fn never_processed(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    cause.is_some_and(|cause| cause.is_remote() && (cause.reason() == Some(h2::Reason::REFUSED_STREAM) || cause.is_go_away()))
+}
+
 /// Whether nothing but the connection went wrong, so that the request may be tried again where that is safe.
 pub(super) fn lost_connection(error: &Error) -> bool {
     use ErrorType as E;

@@ -7,17 +7,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::Version;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tokio::time::timeout;
 
 use super::carry::{Purpose, consider, is_too_large, log, next_peer, note_failed_attempt, own_answer};
 use super::ctx::{Answer, Ctx, Todo};
-use super::failure::{CLIENT_GONE, Failure, classify, lost_connection};
+use super::failure::{CLIENT_GONE, Failure, classify, lost_connection, never_processed};
 use super::wire::{Facts, Home};
 use super::{Shared, apply};
 
@@ -130,7 +131,9 @@ impl ProxyHttp for Filters {
         // here, and if the client has heard nothing yet.
         let repeatable =
             session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && final_head(session).is_none();
-        let again = repeatable && lost_connection(&error) && !ctx.attempts.resent;
+        // What HTTP/2 says was not processed can be sent again whatever it is.
+        let unprocessed = never_processed(&error) && !session.as_ref().retry_buffer_truncated() && final_head(session).is_none();
+        let again = ((repeatable && lost_connection(&error)) || unprocessed) && !ctx.attempts.resent;
         if again && reused {
             // A pooled connection that the backend had closed says nothing against the backend.
             ctx.attempts.tried.pop();
@@ -245,6 +248,10 @@ fn content_length(request: &RequestHeader) -> Option<u64> {
 async fn answer(session: &mut Session, ctx: &Ctx, own: &Answer) -> Result<bool> {
     let (head, body) = own_answer(session.req_header(), ctx, own)?;
     let empty = body.is_empty() || session.req_header().method == http::Method::HEAD;
+    // Many clients of HTTP/2 lose an answer that comes before they have sent all, so it waits for them a little.
+    if ctx.home.is_none() && !session.req_header().headers.contains_key(EXPECT) {
+        drain_body(session).await;
+    }
     session.write_response_header(Box::new(head), empty).await?;
     if let Some(home) = &ctx.home {
         home.answer_complete();
@@ -252,28 +259,25 @@ async fn answer(session: &mut Session, ctx: &Ctx, own: &Answer) -> Result<bool> 
     if !empty {
         session.write_response_body(Some(body), true).await?;
     }
-    if ctx.home.is_none() {
-        drain_body(session).await;
-    }
     Ok(true)
 }
 
-/// Reads on for a while after an early answer: many HTTP/2 clients lose the answer when their stream is reset behind it. HTTP/1
-/// connections are the gate's to finish.
+/// Reads what an HTTP/2 client is sending, for as long as it does, within bounds. HTTP/1 connections are the gate's to finish.
 async fn drain_body(session: &mut Session) {
     let drain = async {
         let mut left = LATE_BODY;
-        while let Ok(Some(piece)) = session.as_downstream_mut().read_request_body().await {
-            left = left.saturating_sub(piece.len());
-            if left == 0 {
-                return;
+        while left > 0 && !session.as_downstream_mut().is_body_done() {
+            match timeout(PAUSE, session.as_downstream_mut().read_request_body()).await {
+                Ok(Ok(Some(piece))) => left = left.saturating_sub(piece.len()),
+                // It has sent all, waits for us, or is gone.
+                _ => return,
             }
         }
     };
-    // Who goes on for longer is reset.
-    let _ = tokio::time::timeout(LATE, drain).await;
+    let _ = timeout(LATE, drain).await;
 }
 
-/// How much of a body, and for how long, is read from an HTTP/2 client that was answered already.
+/// How much of a body is read from an HTTP/2 client that will be answered without it, for how long, and how long a pause may be.
 const LATE_BODY: usize = 16 << 20;
 const LATE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(200);

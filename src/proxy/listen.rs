@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use pingora::server::configuration::ServerConf;
@@ -27,6 +27,8 @@ use crate::observe::record::Record;
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: i32 = 4096;
+/// The time between two lines that say that the limit of connections is reached.
+const LIMIT_TOLD: Duration = Duration::from_secs(10);
 /// How long accepting rests when the process has no file descriptors left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -102,12 +104,16 @@ async fn accept(socket: tokio::net::TcpListener, listener: Arc<Listener>, gate: 
     let mut drain = gate.shared.drain.watch();
     let _held = gate.shared.drain.hold();
     let places = Arc::new(Semaphore::new(listener.max_connections));
+    let mut told = None;
     loop {
         // Beyond the limit clients wait in the kernel's queue: they are served as soon as others leave.
         let place = match places.clone().try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
-                log::warn!("{}: {} connections, the limit; new ones wait", listener.address, listener.max_connections);
+                if told.is_none_or(|told: Instant| told.elapsed() >= LIMIT_TOLD) {
+                    log::warn!("{}: {} connections, the limit; new ones wait", listener.address, listener.max_connections);
+                    told = Some(Instant::now());
+                }
                 tokio::select! {
                     place = places.clone().acquire_owned() => match place {
                         Ok(place) => place,

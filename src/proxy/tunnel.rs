@@ -73,20 +73,28 @@ async fn serve(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, c
 
 async fn relay(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, ctx: &mut Ctx) -> Result<Outcome> {
     let timeouts = ctx.timeouts().ok_or_else(|| Error::new(ErrorType::InternalError))?;
-    let (mut backend, mut received, mut answer) = loop {
-        let mut stream = connect(shared, request, ctx).await?;
-        // The head is made anew for each backend: an attempt leaves nothing behind.
-        match ask(&mut stream, request, ctx, timeouts).await {
-            Ok((received, answer)) => break (stream, received, answer),
-            Err(error) => {
-                note_failed_attempt(ctx, &error);
-                // A handshake is a GET: it does no harm twice.
-                if ctx.attempts.resent || !ctx.may_try_again() || !failure::lost_connection(&error) {
-                    return Err(error);
+    let asking = async {
+        loop {
+            let mut stream = connect(shared, request, ctx).await?;
+            // The head is made anew for each backend: an attempt leaves nothing behind.
+            match ask(&mut stream, request, ctx, timeouts).await {
+                Ok((received, answer)) => return Ok((stream, received, answer)),
+                Err(error) => {
+                    note_failed_attempt(ctx, &error);
+                    // A handshake is a GET: it does no harm twice.
+                    if ctx.attempts.resent || !ctx.may_try_again() || !failure::lost_connection(&error) {
+                        return Err(error);
+                    }
+                    ctx.attempts.resent = true;
                 }
-                ctx.attempts.resent = true;
             }
         }
+    };
+    let (mut backend, mut received, mut answer) = tokio::select! {
+        biased;
+        asked = asking => asked?,
+        // Nobody waits for the answer any more: the backend need not work on it.
+        () = gone(conn) => return Error::e_explain(ErrorType::ConnectionClosed, "the client left").map_err(Error::into_down),
     };
     ctx.attempts.first_byte = Some(ctx.started.elapsed());
     let status = answer.status.as_u16();
@@ -112,6 +120,16 @@ async fn relay(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, c
     answer.insert_header(CONNECTION, "close")?;
     let sent = relay_answer(conn, &mut backend, &answer, &mut received, framing, timeouts).await;
     Ok((status, (0, sent)))
+}
+
+/// Ends when the client is gone. What it sends early is kept for the backend.
+async fn gone(conn: &mut Conn) {
+    while conn.inbox.len() < MAX_ANSWER_HEAD {
+        if !conn.more().await {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Connects to a backend, to another one where that fails.

@@ -45,6 +45,7 @@ pub(super) fn view<'a>(
         secure: client.secure,
         headers: &request.headers,
         client: client.address,
+        trusted: client.trusted,
         listener,
         request_id,
     })

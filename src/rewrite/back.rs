@@ -14,8 +14,8 @@ pub struct Public<'a> {
     pub prefix: &'a str,
     /// The app's own part of the public paths: `/user1/phpmyadmin`, or nothing.
     pub app: &'a str,
-    /// What the backend may call itself: its name in the configuration and its address.
-    pub backend: [&'a str; 2],
+    /// What the backend may call itself: its name in the configuration, its address, and the `Host` that it is sent.
+    pub backend: [&'a str; 3],
 }
 
 impl Public<'_> {
@@ -30,7 +30,8 @@ impl Public<'_> {
 
     fn is_backend(&self, authority: &str) -> bool {
         self.backend.iter().any(|own| {
-            own.eq_ignore_ascii_case(authority) || own.strip_suffix(":80").is_some_and(|own| own.eq_ignore_ascii_case(authority))
+            own.eq_ignore_ascii_case(authority)
+                || [":80", ":443"].iter().any(|port| own.strip_suffix(port).is_some_and(|own| own.eq_ignore_ascii_case(authority)))
         })
     }
 
@@ -174,7 +175,7 @@ mod tests {
         host: "panel.example.com",
         prefix: "/user1",
         app: "/user1/phpmyadmin",
-        backend: ["node1.internal:80", "10.0.0.21:80"],
+        backend: ["node1.internal:80", "10.0.0.21:80", "app.internal"],
     };
     const PLAIN: Public<'_> = Public { prefix: "", app: "", ..APP };
 
@@ -191,6 +192,7 @@ mod tests {
             ("?a=b", None),
             ("http://10.0.0.21/phpmyadmin/", Some("https://panel.example.com/user1/phpmyadmin/")),
             ("http://10.0.0.21:80/phpmyadmin/", Some("https://panel.example.com/user1/phpmyadmin/")),
+            ("http://app.internal/login", Some("https://panel.example.com/user1/login")),
             ("http://node1.internal/phpmyadmin/", Some("https://panel.example.com/user1/phpmyadmin/")),
             ("//panel.example.com/x", Some("https://panel.example.com/user1/x")),
             ("http://panel.example.com:80/phpmyadmin/", Some("https://panel.example.com/user1/phpmyadmin/")),

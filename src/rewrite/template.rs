@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::HeaderName;
 
 use crate::config::diagnostic::did_you_mean;
+use crate::rewrite::forwarded::is_protected;
 use crate::routing::conditions::cookies;
 
 /// A text of the configuration, parsed once.
@@ -89,6 +90,10 @@ pub struct Values<'a> {
     pub group: &'a str,
     pub backend: &'a str,
     pub headers: &'a HeaderMap,
+    /// The sender may speak for its clients; what others say of themselves is not there.
+    pub trusted: bool,
+    /// Headers that clients cannot send.
+    pub secrets: &'a [HeaderName],
     /// Names with what they captured.
     pub captures: &'a [(&'a str, &'a str)],
 }
@@ -241,7 +246,8 @@ fn write(value: &Value, values: &Values<'_>, out: &mut String) {
         Value::Group => out.push_str(values.group),
         Value::Backend => out.push_str(values.backend),
         Value::Header(name) => {
-            out.extend(values.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes())));
+            let hidden = (!values.trusted && is_protected(name.as_str())) || values.secrets.contains(name);
+            out.extend(values.headers.get(name).filter(|_| !hidden).map(|value| String::from_utf8_lossy(value.as_bytes())));
         }
         Value::Cookie(name) => out.extend(cookies(values.headers, name).next()),
         // As the client wrote it: it may go into a URL again.
@@ -281,6 +287,8 @@ mod tests {
             group: "g",
             backend: "S1",
             headers: &headers,
+            trusted: false,
+            secrets: &[],
             captures: &captures,
         };
         for (text, filled) in [

@@ -11,6 +11,8 @@ use http::{HeaderMap, Method};
 use regex::Regex;
 
 use super::path::decode_query;
+use crate::rewrite::forwarded::is_protected;
+use crate::rewrite::template::SECRET;
 
 /// The conditions of one route. Without any it takes every request for its path.
 #[derive(Clone, Debug, Default)]
@@ -29,8 +31,8 @@ pub struct Conditions {
 pub enum TextMatch {
     Present,
     Absent,
-    Is(String),
-    Matches(Regex),
+    Is { text: String, secret: bool },
+    Matches { regex: Regex, secret: bool },
 }
 
 /// How much a route asks for; the greater wins.
@@ -48,6 +50,8 @@ pub struct Asked<'a> {
     pub method: &'a str,
     pub secure: bool,
     pub headers: &'a HeaderMap,
+    /// The sender may speak for its clients; of others these headers are not there.
+    pub trusted: bool,
     /// Without its `?`.
     pub query: Option<&'a str>,
 }
@@ -70,8 +74,8 @@ impl TextMatch {
         match self {
             TextMatch::Present => values.next().is_some(),
             TextMatch::Absent => values.next().is_none(),
-            TextMatch::Is(text) => values.any(|value| value == *text),
-            TextMatch::Matches(regex) => values.any(|value| regex.is_match(&value)),
+            TextMatch::Is { text, .. } => values.any(|value| value == *text),
+            TextMatch::Matches { regex, .. } => values.any(|value| regex.is_match(&value)),
         }
     }
 
@@ -80,19 +84,21 @@ impl TextMatch {
         match (self, other) {
             (TextMatch::Absent, TextMatch::Absent) => false,
             (TextMatch::Absent, _) | (_, TextMatch::Absent) => true,
-            (TextMatch::Is(a), TextMatch::Is(b)) => a != b,
-            (TextMatch::Is(text), TextMatch::Matches(regex)) | (TextMatch::Matches(regex), TextMatch::Is(text)) => !regex.is_match(text),
-            (TextMatch::Present | TextMatch::Matches(_), _) | (_, TextMatch::Present) => false,
+            (TextMatch::Is { text: a, .. }, TextMatch::Is { text: b, .. }) => a != b,
+            (TextMatch::Is { text, .. }, TextMatch::Matches { regex, .. })
+            | (TextMatch::Matches { regex, .. }, TextMatch::Is { text, .. }) => !regex.is_match(text),
+            (TextMatch::Present | TextMatch::Matches { .. }, _) | (_, TextMatch::Present) => false,
         }
     }
 
-    /// As it is written: the text, `~regex`, `true` or `false`.
+    /// As it is written: the text, `~regex`, `true` or `false`. A secret is not shown.
     pub fn written(&self) -> String {
         match self {
             TextMatch::Present => "true".to_owned(),
             TextMatch::Absent => "false".to_owned(),
-            TextMatch::Is(text) => text.clone(),
-            TextMatch::Matches(regex) => format!("~{}", regex.as_str()),
+            TextMatch::Is { secret: true, .. } | TextMatch::Matches { secret: true, .. } => SECRET.to_owned(),
+            TextMatch::Is { text, .. } => text.clone(),
+            TextMatch::Matches { regex, .. } => format!("~{}", regex.as_str()),
         }
     }
 }
@@ -124,7 +130,8 @@ impl Conditions {
             return Some(Unmet::Scheme);
         }
         for (name, wanted) in &self.headers {
-            let values = asked.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let is_there = asked.trusted || !is_protected(name.as_str());
+            let values = asked.headers.get_all(name).iter().filter(|_| is_there).map(|value| String::from_utf8_lossy(value.as_bytes()));
             if !wanted.fits(values) {
                 return Some(Unmet::Header(name.as_str().to_owned()));
             }
@@ -192,7 +199,7 @@ mod tests {
     }
 
     fn is(text: &str) -> TextMatch {
-        TextMatch::Is(text.to_owned())
+        TextMatch::Is { text: text.to_owned(), secret: false }
     }
 
     #[test]
@@ -201,12 +208,14 @@ mod tests {
             methods: vec![Method::GET],
             secure: Some(true),
             headers: vec![("x-beta".parse().unwrap(), is("1")), ("x-old".parse().unwrap(), TextMatch::Absent)],
-            cookies: vec![("plan".to_owned(), TextMatch::Matches(Regex::new("^(gold|silver)$").unwrap()))],
+            cookies: vec![("plan".to_owned(), TextMatch::Matches { regex: Regex::new("^(gold|silver)$").unwrap(), secret: false })],
             query: vec![("v".to_owned(), is("2 x")), ("debug".to_owned(), TextMatch::Present)],
         };
         let good = [("x-beta", "1"), ("cookie", "a=b; plan=gold")];
         let query = Some("debug&v=2+x");
-        let asked = |method, secure, pairs: &[_], query| conditions.unmet(&Asked { method, secure, headers: &headers(pairs), query });
+        let asked = |method, secure, pairs: &[_], query| {
+            conditions.unmet(&Asked { method, secure, headers: &headers(pairs), trusted: false, query })
+        };
         assert_eq!(asked("GET", true, &good, query), None);
         assert_eq!(asked("HEAD", true, &good, query), None, "GET includes HEAD");
         assert_eq!(asked("POST", true, &good, query), Some(Unmet::Method));
@@ -224,7 +233,7 @@ mod tests {
     fn conditions_that_no_request_meets_together_do_not_tie() {
         let header = |value: TextMatch| Conditions { headers: vec![("x".parse().unwrap(), value)], ..Conditions::default() };
         let method = |method: Method| Conditions { methods: vec![method], ..Conditions::default() };
-        let regex = |text: &str| TextMatch::Matches(Regex::new(text).unwrap());
+        let regex = |text: &str| TextMatch::Matches { regex: Regex::new(text).unwrap(), secret: false };
         for (a, b, excludes) in [
             (header(is("1")), header(is("2")), true),
             (header(is("1")), header(is("1")), false),

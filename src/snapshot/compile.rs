@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::{Rules, Site, Snapshot, Tls, Unknown};
 use crate::balance::peer::Connect;
 use crate::balance::sticky::Stickiness;
-use crate::balance::{Backend, Group, Settings, Timeouts};
+use crate::balance::{Backend, Group, ProbedAs, Settings, Timeouts};
 use crate::config::{self, Address, Config, HealthCheck, Previous, SiteCertificates};
-use crate::health::HealthChecks;
+use crate::health::{HealthChecks, probed_as};
 use crate::routing::host::HostTable;
 use crate::tls;
 use crate::tls::watch::Watched;
@@ -107,6 +107,7 @@ fn compile_group(group: &config::Group, backends: &[config::Backend], carry: &Ca
         address: backend.address.clone(),
         weight: backend.weight,
         backup: backend.backup,
+        probed_as: ProbedAs(probed_as(group.health_check.as_ref(), &backend.host).to_owned()),
         state,
     });
     let backends: Vec<Backend> = backends.collect();
@@ -133,10 +134,13 @@ fn timeouts(checked: config::Timeouts) -> Timeouts {
 }
 
 /// The addresses that each kind of check is for.
-fn checks_in_use(groups: &[config::Group], backends: &[Vec<config::Backend>]) -> HashMap<Option<HealthCheck>, Vec<Address>> {
+fn checks_in_use(groups: &[config::Group], backends: &[Vec<config::Backend>]) -> HashMap<Option<HealthCheck>, Vec<(Address, String)>> {
     let mut in_use: HashMap<_, Vec<_>> = HashMap::new();
     for (group, backends) in groups.iter().zip(backends) {
-        in_use.entry(group.health_check.clone()).or_default().extend(backends.iter().map(|backend| backend.address.clone()));
+        in_use
+            .entry(group.health_check.clone())
+            .or_default()
+            .extend(backends.iter().map(|backend| (backend.address.clone(), backend.host.clone())));
     }
     in_use
 }

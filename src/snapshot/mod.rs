@@ -117,18 +117,22 @@ impl Rules {
         self.trusted_proxies.iter().any(|net| net.contains(&address))
     }
 
-    /// The TLS configuration for a server name of a handshake on a listener.
-    pub fn tls_config(&self, sni: &str, listener: &str) -> Option<Arc<ServerConfig>> {
+    /// The site whose certificate a handshake for a server name on a listener is answered with.
+    pub fn site_for_sni(&self, sni: &str, listener: &str) -> Option<&Site> {
         let name = crate::routing::host::normalize_host(sni);
-        let found = name.as_deref().and_then(|name| self.hosts.find(name));
-        let site = found.map(|(site, _)| site).filter(|site| self.site(*site).is_some_and(|site| site.answers_on(listener)));
-        let site = match (site, self.unknown_host) {
+        let found = name.as_deref().and_then(|name| self.hosts.find(name)).and_then(|(site, _)| self.site(site));
+        let site = match (found.filter(|site| site.answers_on(listener)), self.unknown_host) {
             (Some(site), _) => site,
             // The default site also answers what no name leads to.
-            (None, Unknown::Site(site)) => site,
-            (None, _) => return None,
+            (None, Unknown::Site(site)) => self.site(site).filter(|site| site.answers_on(listener))?,
+            (None, Unknown::Drop | Unknown::NotFound) => return None,
         };
-        self.site(site).filter(|site| site.answers_on(listener))?.tls.as_ref().map(|tls| tls.config.clone())
+        site.config.tls.is_some().then_some(site)
+    }
+
+    /// The TLS configuration for a server name of a handshake on a listener.
+    pub fn tls_config(&self, sni: &str, listener: &str) -> Option<Arc<ServerConfig>> {
+        self.site_for_sni(sni, listener)?.tls.as_ref().map(|tls| tls.config.clone())
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Loaded {
 /// Certificates of files and directories, for sites that name none.
 #[derive(Debug)]
 pub struct Store {
-    /// Files and directories, placeholders and globs resolved.
+    /// Files, directories and globs, looked at again and again.
     pub paths: Vec<PathBuf>,
     pub certificates: Vec<Arc<Loaded>>,
 }
@@ -84,7 +84,14 @@ const DEPTH: usize = 2;
 pub fn discover(paths: &[PathBuf]) -> Vec<Files> {
     let mut found = Vec::new();
     for path in paths {
-        search(path, DEPTH, &mut found);
+        match path.to_str().filter(|text| text.contains(['*', '?', '['])) {
+            // A pattern that is none was refused by the check.
+            Some(pattern) => {
+                let matches = glob::glob(pattern).into_iter().flatten().flatten();
+                matches.for_each(|path| search(&path, DEPTH, &mut found));
+            }
+            None => search(path, DEPTH, &mut found),
+        }
     }
     found.sort_by(|a, b| a.cert.cmp(&b.cert));
     found.dedup();

@@ -31,8 +31,8 @@ struct State {
 /// What a look at the files has found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
-    /// In use from now on.
-    Replaced(Files),
+    /// In use from now on; with the names that the one before had and this one lacks.
+    Replaced(Files, Vec<String>),
     Added(Files),
     Removed(Files),
     /// It cannot be used: the one before stays.
@@ -78,7 +78,7 @@ impl Watched {
         let mut next = Vec::with_capacity(state.certificates.len());
         let there: Option<HashSet<Files>> = (!self.paths.is_empty()).then(|| discover(&self.paths).into_iter().collect());
         for old in state.certificates.clone() {
-            if there.as_ref().is_some_and(|there| !there.contains(&old.files)) {
+            if there.as_ref().is_some_and(|there| !there.contains(&old.files)) && was_removed(&old.files) {
                 changes.push(Change::Removed(old.files.clone()));
                 continue;
             }
@@ -89,7 +89,8 @@ impl Watched {
             }
             match replacement(&old) {
                 Ok(new) => {
-                    changes.push(Change::Replaced(new.files.clone()));
+                    let missing = old.facts.names.iter().filter(|name| !new.facts.names.contains(name)).cloned().collect();
+                    changes.push(Change::Replaced(new.files.clone(), missing));
                     state.failed.retain(|(files, _)| *files != new.files);
                     next.push(new);
                 }
@@ -125,6 +126,13 @@ impl Watched {
     }
 }
 
+/// Whether somebody took a certificate away, rather than that it cannot be looked at now: its directory is there and can be
+/// read, and the file is not in it.
+pub fn was_removed(files: &Files) -> bool {
+    let gone = std::fs::symlink_metadata(&files.cert).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    gone && files.cert.parent().is_some_and(|directory| std::fs::read_dir(directory).is_ok())
+}
+
 /// The certificate as its files are now, if it is better than none.
 fn replacement(old: &Loaded) -> Result<Arc<Loaded>, String> {
     let new = Loaded::read(&old.files).map_err(|error| error.to_string())?;
@@ -150,9 +158,14 @@ impl Change {
     /// Tells the operator.
     pub fn log(&self) {
         match self {
-            Change::Replaced(files) => log::info!("certificate {} was renewed and is in use", files.cert.display()),
+            Change::Replaced(files, missing) => {
+                log::info!("certificate {} was renewed and is in use", files.cert.display());
+                if !missing.is_empty() {
+                    log::warn!("certificate {} is no longer for {}", files.cert.display(), missing.join(", "));
+                }
+            }
             Change::Added(files) => log::info!("certificate {} is new and in use", files.cert.display()),
-            Change::Removed(files) => log::info!("certificate {} is gone and no longer in use", files.cert.display()),
+            Change::Removed(files) => log::warn!("certificate {} is gone and no longer in use", files.cert.display()),
             Change::Kept(_, why) => log::warn!("a changed certificate cannot be used, the one before stays: {why}"),
         }
     }

@@ -38,6 +38,7 @@ fn main() {
             secure: true,
             headers: &headers,
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            trusted: false,
             listener: ":443",
             request_id: "",
         };

@@ -284,3 +284,28 @@ fn a_health_check_asks_as_it_is_told() {
     proxy.reload();
     proxy.wait_event("becomes unhealthy: /h?a=b: answered with status 418");
 }
+
+#[test]
+fn two_names_at_one_address_are_two_servers() {
+    // A server that knows its sites by their host: one name is good, the other is not.
+    let origin = Origin::new(|request| match request.header("host").as_str() {
+        host if request.target == "/h" && host.starts_with("localhost") => Reply::Http(404, Vec::new(), Vec::new()),
+        _ => Reply::text("here"),
+    });
+    let port = origin.address.port();
+    let check = "health_check: { path: /h, interval: 100ms, jitter: 0s, fall: 1, rise: 1 }";
+    let main = |bad: &str| {
+        format!(
+            "{PLAIN}backend_groups:\n  a-bad: {{ backends: ['{bad}:{port}'], {check} }}\n  b-good: {{ backends: ['127.0.0.1:{port}'], {check} }}\n"
+        )
+    };
+    let site = "domains: [shop.test]\ngroup: b-good\nroutes: [{ path: /bad, group: a-bad }]\n";
+    let proxy = Proxy::start(&[("main.yaml", &main("localhost")), ("sites.d/a.yaml", site)]);
+    proxy.wait_event("becomes unhealthy: /h: answered with status 404");
+    // 502: `localhost` has an IPv6 address, too, where nobody listens.
+    assert!([502, 503].contains(&get(proxy.address(), "shop.test", "/bad", "").status));
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "here", "the same address by its good name");
+    proxy.write("main.yaml", &main("127.0.0.1"));
+    proxy.reload();
+    assert_eq!(get(proxy.address(), "shop.test", "/bad", "").text(), "here", "a corrected name is in force");
+}

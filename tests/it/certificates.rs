@@ -78,7 +78,7 @@ fn a_renewal_is_in_force_without_a_reload() {
     // A reload while the file is broken keeps it too.
     std::fs::write(archive.join("3.key"), "").unwrap();
     let said = proxy.reload();
-    assert!(said.contains("its last good version stays"), "{said}");
+    assert!(said.contains("the certificate that is in use stays"), "{said}");
     assert_eq!(served(&proxy, &ca, "shop.test").unwrap(), in_file(&archive.join("3.pem")));
 }
 
@@ -107,6 +107,18 @@ fn sites_without_files_choose_from_a_directory_by_name() {
     ca.issue(&certs, "late", &["late.test"]);
     proxy.wait_event("late.pem is new and in use");
     assert_eq!(served(&proxy, &ca, "late.test").unwrap(), in_file(&certs.join("late.pem")));
+    // What cannot be looked at is not gone: a key that comes later, half a file, a directory that is away for a while.
+    std::fs::rename(certs.join("late.key"), here.join("aside.key")).unwrap();
+    std::fs::write(certs.join("a.pem"), "").unwrap();
+    proxy.wait_event("a.pem: there is no certificate in it");
+    proxy.reload();
+    assert_eq!(served(&proxy, &ca, "late.test").unwrap(), in_file(&certs.join("late.pem")));
+    assert!(served(&proxy, &ca, "a.test").is_ok());
+    std::fs::rename(here.join("aside.key"), certs.join("late.key")).unwrap();
+    std::fs::rename(&certs, here.join("away")).unwrap();
+    proxy.wait_event("cannot be read");
+    assert!(served(&proxy, &ca, "late.test").is_ok() && served(&proxy, &ca, "b.test").is_ok());
+    std::fs::rename(here.join("away"), &certs).unwrap();
     std::fs::remove_file(certs.join("late.pem")).unwrap();
     proxy.wait_event("late.pem is gone");
     assert!(served(&proxy, &ca, "late.test").is_err());

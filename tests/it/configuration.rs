@@ -10,7 +10,7 @@ use crate::actors::{Ca, Origin, PLAIN, check};
 fn mistakes_are_explained_as_the_cases_say() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
     let mut wrong = Vec::new();
-    let mut count = 0;
+    let (mut count, mut mistakes) = (0, 0);
     let mut paths: Vec<_> = std::fs::read_dir(&cases).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     for path in paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "case")) {
@@ -18,6 +18,7 @@ fn mistakes_are_explained_as_the_cases_say() {
         let text = std::fs::read_to_string(path).unwrap();
         let (files, expected) = text.split_once("\n----------\n").unwrap();
         let said = run_case(files);
+        mistakes += said.lines().filter(|line| line.starts_with("error: ")).count();
         if said == expected {
             continue;
         }
@@ -28,7 +29,7 @@ fn mistakes_are_explained_as_the_cases_say() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(count >= 12, "only {count} cases were found");
+    assert!(count >= 20 && mistakes >= 200, "only {count} cases with {mistakes} mistakes were found");
 }
 
 /// The files of a case: `== name` begins each.

@@ -92,6 +92,7 @@ fn decided(asked: &str, config: &Config, rules: &Rules) -> String {
             secure: scheme == "https",
             headers: &headers,
             client: from.parse().unwrap(),
+            trusted: false,
             listener,
             request_id: "id",
         },

@@ -76,6 +76,24 @@ fn a_secret_header_is_only_ours_to_send() {
 }
 
 #[test]
+fn what_a_stranger_says_of_itself_is_nobodys_value() {
+    let origin = told();
+    let site = format!(
+        "domains: [shop.test]\nbackends: ['{}']\nrequest_headers: {{ set: {{ X-Copy: '{{header.x-real-ip}}|{{header.x-forwarded-for}}|{{header.x-secret}}', X-Secret: '${{file:../secret}}' }} }}\n\
+         routes: [{{ path: /, headers: {{ X-Forwarded-Proto: https }}, respond: 204 }}]\n",
+        origin.address
+    );
+    let trusting = format!("{PLAIN}trusted_proxies: [127.0.0.1]\n");
+    let headers = "X-Real-IP: 6.6.6.6\r\nX-Forwarded-For: 1.2.3.4\r\nX-Secret: forged\r\nX-Forwarded-Proto: https\r\n";
+    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("secret", "s"), ("sites.d/shop.yaml", &site)]);
+    let answer = Client::plain(proxy.address()).request("GET", "shop.test", "/", headers, b"");
+    assert_eq!(answer.status, 200, "a stranger's X-Forwarded-Proto meets no condition");
+    assert_eq!(origin.drain().pop().unwrap().header("x-copy"), "||");
+    let proxy = Proxy::start(&[("main.yaml", &trusting), ("secret", "s"), ("sites.d/shop.yaml", &site)]);
+    assert_eq!(Client::plain(proxy.address()).request("GET", "shop.test", "/", headers, b"").status, 204);
+}
+
+#[test]
 fn values_of_a_request_cannot_break_out_of_a_header() {
     let origin = told();
     let proxy = Proxy::with_site(&format!(

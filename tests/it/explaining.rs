@@ -203,7 +203,7 @@ fn a_failed_test_isolates_its_site_at_check_and_reload() {
     let result =
         check("check", &[], directory.path(), &[("main.yaml", PLAIN), ("sites.d/shop.yaml", &bad), ("sites.d/other.yaml", &other)]);
     assert_eq!(result.code, Some(3), "{}", result.text);
-    assert!(result.text.contains("help: `portcullis explain http://shop.test/x --method POST` -c main.yaml` tells why"), "{}", result.text);
+    assert!(result.text.contains("help: `portcullis explain http://shop.test/x --method POST -c main.yaml` tells why"), "{}", result.text);
     assert_eq!(check("check", &["--strict"], directory.path(), &[]).code, Some(78));
     let result = check("check", &[], directory.path(), &[("sites.d/shop.yaml", &good)]);
     assert!(result.text.contains("2 tests passed"), "{}", result.text);
@@ -252,4 +252,41 @@ fn check_speaks_json() {
     assert_eq!(first["message"], "unknown key `backend`");
     assert_eq!(first["place"], serde_json::json!({ "file": "sites.d/a.yaml", "line": 2, "column": 1 }));
     assert_eq!((first["severity"].as_str(), first["help"].as_str()), (Some("error"), Some("did you mean `backends`?")));
+}
+
+#[test]
+fn secrets_stay_secret_everywhere() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let here = directory.path();
+    let main = format!(
+        "{}backend_groups:\n  g: {{ backends: ['127.0.0.1:1'], health_check: {{ path: /h, headers: {{ Authorization: 'Bearer ${{file:key}}' }}, body: '${{file:key}}' }} }}\n",
+        PLAIN.replace("127.0.0.1:0", "127.0.0.1:8080")
+    );
+    let site = "domains: [a.test]\ngroup: g\nresponse_headers: { add: { X-Add: '${file:../key}' } }\nroutes:\n  - { path: /cond/, name: cond, headers: { X-Token: '${file:../key}' }, cookies: { t: '${file:../key}' }, group: g }\n  \
+        - { path: /cond/, query: { t: '~${file:../key}' }, respond: 204 }\n  - { path: /redirect/, redirect: 'https://x.test/${file:../key}' }\n  \
+        - { path: /respond/, respond: { headers: { X-R: '${file:../key}' } } }\n";
+    let result = check("check", &["--print-effective"], here, &[("main.yaml", &main), ("key", "s3cr3tvalue"), ("sites.d/a.yaml", site)]);
+    assert!(result.code == Some(0) && !result.text.contains("s3cr3t"), "{}", result.text);
+    for path in ["/cond/", "/redirect/", "/respond/", "/"] {
+        for format in ["text", "json"] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+            let url = format!("http://a.test{path}");
+            let output =
+                command.args(["explain", &url, "--no-probe", "-c", "main.yaml", "--format", format]).current_dir(here).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && !text.contains("s3cr3t"), "{text}");
+        }
+    }
+    let filled = "'${file:key}'";
+    let wrong = format!(
+        "listeners: [{{ address: {filled} }}]\nunknown_host: {filled}\ntrusted_proxies: [{filled}]\nname_servers: [{filled}]\naccess_log: {filled}\ndefaults: {{ tls: {{ preset: {filled} }} }}\n\
+         sites: sites.d/*.yaml\nbackend_groups:\n  g: {{ backends: [{filled}], balance: {filled}, protocol: {filled}, source: {filled}, host: 'a b${{file:key}}', health_check: {{ path: {filled}, method: {filled}, status: {filled} }} }}\n"
+    );
+    let wrong_site = "domains: ['${file:../key}!']\ngroup: '${file:../key}'\nlisteners: '${file:../key}'\nroutes:\n  - { path: /, methods: '${file:../key}|', scheme: '${file:../key}', redirect: '${file:../key}' }\n  \
+        - { path: /x, respond: '${file:../key}' }\n  - { path: '${file:../key}', group: g }\n  - { path: /y, redirect: '/${file:../key}{path}' }\n";
+    let result = check("check", &[], here, &[("main.yaml", &wrong), ("sites.d/a.yaml", wrong_site)]);
+    assert!(result.code == Some(78) && !result.text.contains("s3cr3t"), "{}", result.text);
+    let count = result.text.matches("error: ").count();
+    assert!(count >= 18, "{count} {}", result.text);
+    assert!(result.text.contains("values of the request cannot stand beside `${…}`"), "{}", result.text);
 }

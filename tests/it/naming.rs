@@ -82,3 +82,36 @@ fn a_long_time_to_live_is_respected() {
     proxy.reload();
     assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "three", "a reload asks anew");
 }
+
+#[test]
+fn a_family_that_fails_keeps_its_addresses_and_silence_holds_up_nobody() {
+    let names = NameServer::new();
+    let (_two, _three, port) = pair();
+    names.say("app.internal", &["127.0.0.2", "::1"], 1);
+    let main = format!("{PLAIN}name_servers: ['{}']\n", names.address);
+    let site = format!("domains: [shop.test]\nbackends: ['app.internal:{port}']\nhealth_check: off\n");
+    let proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/shop.yaml", &site)]);
+    names.fail_for_ipv4();
+    names.say("app.internal", &["127.0.0.2", "::2"], 1);
+    proxy.wait_event(&format!("is now 127.0.0.2:{port}, [::2]:{port}"));
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "two");
+}
+
+#[test]
+fn a_sticky_client_stays_when_a_name_gets_more_addresses() {
+    let names = NameServer::new();
+    let (_two, _three, port) = pair();
+    names.say("app.internal", &["127.0.0.2"], 1);
+    let main = format!("{PLAIN}name_servers: ['{}']\n", names.address);
+    let site = format!("domains: [shop.test]\nbackends: ['app.internal:{port}']\nhealth_check: off\nsticky: true\n");
+    let proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/shop.yaml", &site)]);
+    let cookie = get(proxy.address(), "shop.test", "/", "").header("set-cookie");
+    let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
+    names.say("app.internal", &["127.0.0.2", "127.0.0.3"], 1);
+    proxy.wait_event(&format!("is now 127.0.0.2:{port}, 127.0.0.3:{port}"));
+    wait_for(&proxy, "/", "three");
+    for _ in 0..4 {
+        let again = get(proxy.address(), "shop.test", "/", &cookie);
+        assert_eq!((again.text().as_str(), again.header("set-cookie").as_str()), ("two", ""));
+    }
+}

@@ -82,9 +82,14 @@ fn health_survives_a_reload() {
 
 #[test]
 fn reloads_under_load_lose_nothing() {
-    let origin = Origin::named("ok");
-    let site = format!("domains: [shop.test]\nbackends: ['{}']\n", origin.address);
-    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site)]);
+    let (origin, other) = (Origin::named("ok"), Origin::named("ok"));
+    let site = |origin: &Origin, n: usize| {
+        format!(
+            "domains: [shop.test]\nbackends: ['{}']\nresponse_headers: {{ set: {{ X-N: '{n}' }} }}\nroutes: [{{ path: /n{n}, respond: 204 }}]\n",
+            origin.address
+        )
+    };
+    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site(&origin, 0))]);
     let address = proxy.address();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let served = std::sync::atomic::AtomicUsize::new(0);
@@ -101,6 +106,8 @@ fn reloads_under_load_lose_nothing() {
             })
             .collect();
         for n in 0..30 {
+            // The very site that is asked changes its backends, headers and routes.
+            proxy.write("sites.d/shop.yaml", &site(if n % 2 == 0 { &other } else { &origin }, n));
             proxy.write("sites.d/other.yaml", &format!("domains: [other{n}.test]\nbackends: ['{}']\n", origin.address));
             proxy.reload();
             // Each configuration serves some.

@@ -153,3 +153,22 @@ fn a_silent_tunnel_ends_at_its_idle_timeout() {
     assert_eq!(client.rest(), b"HELLO");
     assert!(began.elapsed().as_millis() >= 250);
 }
+
+#[test]
+fn a_client_that_leaves_during_the_handshake_ends_the_work_done_for_it() {
+    let (tell, gone) = std::sync::mpsc::channel();
+    let origin = Origin::new(move |_| {
+        let tell = tell.clone();
+        Reply::Take(Box::new(move |mut stream| {
+            let _ = std::io::Read::read(&mut stream, &mut [0; 16]);
+            let _ = tell.send(());
+        }))
+    });
+    let proxy = Proxy::with_site(&format!("backends: ['{}']\nhealth_check: off\ntimeouts: {{ read: 1h }}\n", origin.address));
+    let mut client = Client::plain(proxy.address());
+    client.send(ask("/ws"));
+    origin.request();
+    drop(client);
+    gone.recv_timeout(std::time::Duration::from_secs(10)).expect("the backend's connection is closed");
+    assert_eq!(proxy.wait_target("/ws")["reason"], "client_gone");
+}

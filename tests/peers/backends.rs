@@ -80,7 +80,7 @@ fn http2_in_the_clear_unix_sockets_and_ipv6() {
     let _nginx = nginx(directory.path(), &servers, clear);
     let socket = format!("unix:{}/app.sock", directory.path().display());
     let main = format!(
-        "{PLAIN}backend_groups:\n  h2c: {{ backends: ['{clear}'], protocol: http2 }}\n  unix: {{ backends: ['{socket}', {{ address: 'unix:/nonexistent.sock', name: gone }}], sticky: true }}\n  \
+        "{PLAIN}backend_groups:\n  h2c: {{ backends: ['{clear}'], protocol: http2, health_check: {{ path: /, body: HTTP/2.0, interval: 100ms, fall: 1, rise: 1 }} }}\n  unix: {{ backends: ['{socket}', {{ address: 'unix:/nonexistent.sock', name: gone }}], sticky: true }}\n  \
          six: {{ backends: ['[::1]:{six}'], host: backend, health_check: / }}\n"
     );
     let site =
@@ -91,6 +91,7 @@ fn http2_in_the_clear_unix_sockets_and_ipv6() {
         assert_eq!(get(proxy.address(), "shop.test", "/unix", "").text(), "HTTP/1.1 shop.test unix: sni= client=\n", "{n}");
         assert_eq!(get(proxy.address(), "shop.test", "/six", "").text(), "HTTP/1.1 [::1] ::1 sni= client=\n");
     }
+    assert!(!proxy.events().contains("becomes unhealthy: /"), "probes speak HTTP/2 too: {}", proxy.events());
     let line = proxy.wait_target("/unix");
     assert_eq!(line["backend"], socket.as_str());
     let cookie = get(proxy.address(), "shop.test", "/unix", "").header("set-cookie");

@@ -53,6 +53,27 @@ fn http2_streams_are_many_prioritised_and_reset() {
 }
 
 #[test]
+fn curl_gets_an_early_answer_to_its_upload() {
+    let origin = Origin::named("up");
+    let site = format!(
+        "domains: [shop.test]\nbackends: ['{}']\nmax_body: 100KiB\nroutes: [{{ path: /go/, redirect: /there/ }}, {{ path: /no/, respond: 403 }}]\n",
+        origin.address
+    );
+    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/a.yaml", &site)]);
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("upload");
+    std::fs::write(&file, vec![b'x'; 3_000_000]).unwrap();
+    let (connect, data) = (format!("shop.test:{}:127.0.0.1", proxy.address().port()), format!("@{}", file.display()));
+    for protocol in ["--http1.1", "--http2-prior-knowledge"] {
+        for (target, status) in [("/go/", "307"), ("/no/", "403"), ("/up", "413")] {
+            let url = format!("http://shop.test:{}{target}", proxy.address().port());
+            let args = ["-sS", protocol, "--resolve", &connect, "--data-binary", &data, "-o", "/dev/null", "-w", "%{http_code}", &url];
+            assert_eq!(run("curl", &args), status, "{protocol} {target}");
+        }
+    }
+}
+
+#[test]
 fn haproxy_in_front_is_believed() {
     let origin = Origin::echo();
     let directory = tempfile::TempDir::new().unwrap();

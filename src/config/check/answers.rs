@@ -82,7 +82,7 @@ pub(super) fn respond(raw: &Short<raw::Respond>, captures: &[&str], from: &Path,
     if long.body.is_some() && long.file.is_some() {
         report.push(at.key("file").error("`body` and `file` exclude each other"));
     }
-    if matches!(status, 204 | 304) && (long.body.is_some() || long.file.is_some()) {
+    if matches!(status, 204 | 205 | 304) && (long.body.is_some() || long.file.is_some()) {
         report.push(at.key("status").error(format!("an answer with status {status} has no body")));
     }
     let headers = edits::values(&long.headers, captures, &at.key("headers"), report);

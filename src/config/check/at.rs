@@ -49,6 +49,18 @@ impl<'d> At<'d> {
         matches!(self.node.kind, Kind::Scalar { filled: true, .. })
     }
 
+    /// Whether what is written around the placeholders of this text is so.
+    pub(super) fn has_text_around_placeholders(&self, is_so: impl Fn(&str) -> bool) -> bool {
+        let mut rest = self.document.source.text.get(self.node.span.clone()).unwrap_or_default();
+        while let Some((before, tail)) = rest.split_once("${") {
+            if is_so(before) {
+                return true;
+            }
+            rest = tail.split_once('}').map_or("", |(_, after)| after);
+        }
+        is_so(rest)
+    }
+
     pub(super) fn origin(&self) -> Origin {
         Origin::from(&self.place())
     }
@@ -70,11 +82,19 @@ impl<'d> At<'d> {
     }
 
     pub(super) fn error(&self, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::error(self.place(), message)
+        Diagnostic::error(self.place(), self.without_secret(message.into()))
+    }
+
+    /// A text that a placeholder filled in may be a secret: messages say that it is wrong, not what it is.
+    fn without_secret(&self, message: String) -> String {
+        match &self.node.kind {
+            Kind::Scalar { text, filled: true, .. } if !text.is_empty() => message.replace(text.as_str(), "…"),
+            Kind::Scalar { .. } | Kind::Sequence(_) | Kind::Mapping(_) => message,
+        }
     }
 
     pub(super) fn warning(&self, message: impl Into<String>) -> Diagnostic {
-        Diagnostic::warning(self.place(), message)
+        Diagnostic::warning(self.place(), self.without_secret(message.into()))
     }
 }
 

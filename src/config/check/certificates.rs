@@ -15,7 +15,7 @@ use super::{At, at};
 use crate::routing::host::HostPattern;
 use crate::tls::Preset;
 use crate::tls::store::{Files, Loaded, Store, discover};
-use crate::tls::watch::EXPIRES_SOON;
+use crate::tls::watch::{EXPIRES_SOON, was_removed};
 
 /// The certificates of the main file. One that cannot be used is left out with a warning: others are not concerned.
 pub(super) fn store(
@@ -29,8 +29,9 @@ pub(super) fn store(
     let mut paths: Vec<PathBuf> = Vec::new();
     for (index, pattern) in patterns.iter().enumerate() {
         let at = if patterns.len() > 1 { at.index(index) } else { at.clone() };
+        // The pattern itself is kept: it may name more files later.
         match files_of(pattern, from) {
-            Ok(found) => paths.extend(found),
+            Ok(_) => paths.push(relative_to(from, Path::new(pattern))),
             Err(why) => report.push(at.error(why)),
         }
     }
@@ -40,7 +41,7 @@ pub(super) fn store(
             "a certificate is `NAME.pem` or `NAME.crt` with `NAME.key` beside it, `fullchain.pem` with `privkey.pem`, or both in one file";
         report.push(at.warning("no certificate with its key is found here").with_help(help));
     }
-    let known = known.iter().flat_map(|store| &store.certificates).map(|loaded| (&loaded.files, loaded)).collect();
+    let known: HashMap<_, _> = known.iter().flat_map(|store| &store.certificates).map(|loaded| (&loaded.files, loaded)).collect();
     let loaded = load_all(&files, &known);
     let mut certificates = Vec::with_capacity(loaded.len());
     for (files, loaded) in files.iter().zip(loaded) {
@@ -50,9 +51,19 @@ pub(super) fn store(
                 warn_about_permissions(&loaded, at, report);
                 certificates.push(loaded);
             }
-            Err(why) => report.push(at.warning(format!("{why}: it is left out"))),
+            Err(why) => match known.get(files) {
+                // What is in use stays, as it does while the process runs.
+                Some(known) => {
+                    report.push(at.warning(format!("{why}: the one that is in use stays")));
+                    certificates.push((*known).clone());
+                }
+                None => report.push(at.warning(format!("{why}: it is left out"))),
+            },
         }
     }
+    // A directory that cannot be read just now takes nothing away.
+    let hidden = known.values().filter(|known| !files.contains(&known.files) && !was_removed(&known.files));
+    certificates.extend(hidden.map(|known| (*known).clone()));
     Some(Arc::new(Store { paths, certificates }))
 }
 
@@ -124,7 +135,17 @@ pub(super) fn of_site(
                 warn_about_permissions(&loaded, &at.key("key"), report);
                 own.push(loaded);
             }
-            Err(error) => report.push(at.key(if error.in_key() { "key" } else { "cert" }).error(error.to_string())),
+            Err(error) => {
+                let place = at.key(if error.in_key() { "key" } else { "cert" });
+                match context.loaded.get(files) {
+                    // The site's other changes need not wait for its certificate.
+                    Some(known) => {
+                        report.push(place.warning(format!("{error}: the certificate that is in use stays")));
+                        own.push(known.clone());
+                    }
+                    None => report.push(place.error(error.to_string())),
+                }
+            }
         }
     }
     if own.len() < pairs.len() {

@@ -43,6 +43,9 @@ pub(super) fn values(raw: &BTreeMap<String, Word>, captures: &[&str], at: &At<'_
 /// A text with values of the request; what a placeholder filled in is a secret and taken as it is.
 pub(super) fn template(text: &str, captures: &[&str], at: &At<'_>, report: &mut Report) -> Result<Template, String> {
     if at.is_filled() {
+        if at.has_text_around_placeholders(|around| around.contains('{')) {
+            return Err("values of the request cannot stand beside `${…}`, whose text is taken as it is: use one or the other".to_owned());
+        }
         let literal = text.replace('{', "{{").replace('}', "}}");
         return Template::parse(&literal, &[]).map(|template| template.with_secrecy(true));
     }

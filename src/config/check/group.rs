@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
@@ -15,6 +15,7 @@ use super::super::units::Time;
 use super::super::{Address, BackendTls, CheckKind, Group, HealthCheck, HostSent, HttpCheck, Member, Protocol, Sticky, Timeouts};
 use super::{At, at, check_name, timeouts};
 use crate::resolve::look_up_blocking;
+use crate::rewrite::headers::reserved;
 use crate::tls::client::{Authorities, ClientTls, Identity};
 use crate::tls::load::LoadError;
 
@@ -32,6 +33,9 @@ const RISE: usize = 2;
 /// Three bad probes: one lost packet must not move anybody's session. A refused connection counts at once.
 const FALL: usize = 3;
 
+/// What a name gets that was asked for when the time of all was nearly over.
+const MOMENT: Duration = Duration::from_millis(300);
+
 /// A tenth of the interval: backends that were added together are not probed together for ever.
 const JITTER: u32 = 10;
 
@@ -48,6 +52,7 @@ pub(super) struct Defaults<'a> {
     /// When the last answer of a name server is taken: names of all groups are given the same time.
     resolve_by: Instant,
     resolving: Resolving<'a>,
+    lookups: Lookups,
 }
 
 /// Who is asked for names.
@@ -66,7 +71,7 @@ impl<'a> Defaults<'a> {
         let peer = Peer { tls: None, protocol: Protocol::Http1, source: None };
         let tcp = Some(peer.tcp_check());
         let health_check = health_check(raw.health_check.as_ref(), tcp, &peer, &at.key("health_check"), report);
-        Defaults { timeouts: own.or(built_in), health_check, resolve_by: Instant::now() + RESOLVE, resolving }
+        Defaults { timeouts: own.or(built_in), health_check, resolve_by: Instant::now() + RESOLVE, resolving, lookups: Lookups::default() }
     }
 }
 
@@ -94,6 +99,10 @@ pub(super) fn check_all(
     at: &At<'_>,
     report: &mut Report,
 ) -> Vec<Group> {
+    // All names at once: a silent one costs its time, but not that of others.
+    for backend in raw.values().flat_map(|group| &group.backends).filter_map(written) {
+        defaults.lookups.begin(&backend.address, defaults.resolving.servers);
+    }
     let places: HashMap<&str, At<'_>> = at.entries().collect();
     let groups = raw.iter().map(|(name, group)| {
         let written = Written {
@@ -246,7 +255,7 @@ fn backend_tls(raw: Option<&Short<raw::BackendTls>>, from: &Path, at: &At<'_>, r
 /// A certificate is verified against a name, so there must be one.
 fn server_names(tls: &BackendTls, members: &[Member], at: &At<'_>, report: &mut Report) {
     let unix = members.iter().any(|member| matches!(member.addresses.as_slice(), [Address::Unix(_)]));
-    if tls.server_name.is_none() && unix {
+    if tls.server_name.is_none() && unix && tls.client.verify {
         report.push(at.key("tls").error("a unix socket has no name to verify: write `tls: { server_name: NAME }`"));
     }
 }
@@ -347,33 +356,78 @@ type Resolved = Result<(Vec<Address>, bool), Unresolved>;
 
 /// Resolves addresses, names side by side, since one silent name server must not hold up the others.
 fn resolve<'a>(defaults: &Defaults<'_>, addresses: impl Iterator<Item = &'a str>) -> Vec<Resolved> {
-    let (deadline, servers) = (defaults.resolve_by, defaults.resolving.servers);
-    let pending: Vec<_> = addresses.map(|text| (text, lookup(text, servers))).collect();
-    let wait = |(text, pending): (&str, Result<Lookup, String>)| match pending {
-        Err(why) => Err(Unresolved::NoAddress(why)),
-        Ok(Lookup::Known(address)) => Ok((vec![address], false)),
-        Ok(Lookup::Asked(answer)) => {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match answer.recv_timeout(left) {
-                Ok(Ok(addresses)) if !addresses.is_empty() => Ok((addresses.into_iter().map(Address::Inet).collect(), true)),
-                Ok(Ok(_)) => Err(Unresolved::Name("it has no address".to_owned())),
-                Ok(Err(error)) => Err(Unresolved::Name(error.to_string())),
-                Err(_) => Err(Unresolved::Name(format!("no answer for `{text}` within {} s", RESOLVE.as_secs()))),
-            }
+    let servers = defaults.resolving.servers;
+    let pending: Vec<_> = addresses.map(|text| lookup(text).map(|known| (text, known))).collect();
+    for (text, known) in pending.iter().flatten() {
+        if known.is_none() {
+            defaults.lookups.begin(text, servers);
         }
+    }
+    let wait = |pending: Result<(&str, Option<Address>), String>| match pending {
+        Err(why) => Err(Unresolved::NoAddress(why)),
+        Ok((_, Some(address))) => Ok((vec![address], false)),
+        Ok((text, None)) => match defaults.lookups.wait(text, defaults.resolve_by) {
+            Ok(addresses) if addresses.is_empty() => Err(Unresolved::Name("it has no address".to_owned())),
+            Ok(addresses) => Ok((addresses.into_iter().map(Address::Inet).collect(), true)),
+            Err(why) => Err(Unresolved::Name(why)),
+        },
     };
     pending.into_iter().map(wait).collect()
 }
 
+/// The look-ups of one load: each name is asked for once.
+#[derive(Default)]
+struct Lookups(Mutex<HashMap<String, Lookup>>);
+
+type Found = Result<Vec<SocketAddr>, String>;
+
 enum Lookup {
-    Known(Address),
     Asked(mpsc::Receiver<std::io::Result<Vec<SocketAddr>>>),
+    Answered(Found),
+}
+
+impl Lookups {
+    /// Begins to look a name up, if it is one and nobody has asked yet.
+    fn begin(&self, text: &str, servers: &[SocketAddr]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains_key(text) || !matches!(lookup(text), Ok(None)) {
+            return;
+        }
+        let (tell, answer) = mpsc::channel();
+        let (name, servers) = (text.to_owned(), servers.to_vec());
+        // A thread that cannot be started gives no answer, which is reported as such.
+        let _ = std::thread::Builder::new().name("resolve".into()).spawn(move || {
+            // Nobody may be waiting any more: that is no error.
+            let _ = tell.send(look_up_blocking(&name, &servers));
+        });
+        known.insert(text.to_owned(), Lookup::Asked(answer));
+    }
+
+    /// The answer, if it comes in time. One that was only just asked for gets a moment, whatever the others took.
+    fn wait(&self, text: &str, deadline: Instant) -> Found {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match known.remove(text) {
+            Some(Lookup::Answered(found)) => found,
+            None => Err("nobody asked for it".to_owned()),
+            Some(Lookup::Asked(answer)) => {
+                let left = deadline.saturating_duration_since(Instant::now()).max(MOMENT);
+                match answer.recv_timeout(left) {
+                    Ok(Ok(addresses)) => Ok(addresses),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err(format!("no answer within {} s", RESOLVE.as_secs())),
+                }
+            }
+        };
+        known.insert(text.to_owned(), Lookup::Answered(found.clone()));
+        found
+    }
 }
 
 /// The longest path of a unix socket (`sun_path` less its end).
 const MAX_SOCKET_PATH: usize = 107;
 
-fn lookup(text: &str, servers: &[SocketAddr]) -> Result<Lookup, String> {
+/// The address that a text is; `None`: it is a name.
+fn lookup(text: &str) -> Result<Option<Address>, String> {
     if text.starts_with("http://") || text.starts_with("https://") {
         return Err(format!("`{text}` is a URL: a backend is an address with a port, and `tls: true` of its group says https"));
     }
@@ -381,10 +435,10 @@ fn lookup(text: &str, servers: &[SocketAddr]) -> Result<Lookup, String> {
         if !path.starts_with('/') || path.len() > MAX_SOCKET_PATH {
             return Err(format!("`{path}` is no path of a socket: it starts with `/` and has at most {MAX_SOCKET_PATH} characters"));
         }
-        return Ok(Lookup::Known(Address::Unix(path.into())));
+        return Ok(Some(Address::Unix(path.into())));
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return if address.port() == 0 { Err("`0` is no port".to_owned()) } else { Ok(Lookup::Known(Address::Inet(address))) };
+        return if address.port() == 0 { Err("`0` is no port".to_owned()) } else { Ok(Some(Address::Inet(address))) };
     }
     let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("`{text}` has no port"))?;
     port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| format!("`{port}` is no port"))?;
@@ -392,14 +446,7 @@ fn lookup(text: &str, servers: &[SocketAddr]) -> Result<Lookup, String> {
     if !good {
         return Err(format!("`{host}` is no host name and no address"));
     }
-    let (tell, answer) = mpsc::channel();
-    let (text, servers) = (text.to_owned(), servers.to_vec());
-    // A thread that cannot be started gives no answer, which is reported as such.
-    let _ = std::thread::Builder::new().name("resolve".into()).spawn(move || {
-        // Nobody may be waiting any more: that is no error.
-        let _ = tell.send(look_up_blocking(&text, &servers));
-    });
-    Ok(Lookup::Asked(answer))
+    Ok(None)
 }
 
 // === Health checks and stickiness ===
@@ -547,18 +594,23 @@ fn check_kind(long: &raw::HealthCheck, at: &At<'_>, report: &mut Report) -> Chec
         statuses.push((200, 399));
     }
     let mut headers = HeaderMap::new();
-    for (name, value) in &long.headers {
-        let parsed = name.parse::<http::HeaderName>().ok().zip(http::HeaderValue::from_str(&value.0).ok());
-        match parsed {
-            Some((name, _)) if name == http::header::HOST => {
-                report.push(at.key("headers").key(name.as_str()).error("`host:` of the health check says it"));
-            }
-            Some((name, value)) => drop(headers.insert(name, value)),
-            None => report.push(at.key("headers").key(name).error(format!("`{name}` and its value are no header"))),
+    for (written, value) in &long.headers {
+        let at = at.key("headers").key(written);
+        match written.parse::<http::HeaderName>().ok().zip(http::HeaderValue::from_str(&value.0).ok()) {
+            Some((name, _)) if name == http::header::HOST => report.push(at.error("`host:` of the health check says it")),
+            Some((name, mut value)) => match reserved(&name) {
+                Some(why) => report.push(at.error(format!("`{written}` cannot be set: {why}"))),
+                None => {
+                    value.set_sensitive(at.is_filled());
+                    headers.insert(name, value);
+                }
+            },
+            None => report.push(at.error(format!("`{written}` and its value are no header"))),
         }
     }
+    let body_is_secret = at.key("body").is_filled();
     let (host, body) = (long.host.clone(), long.body.clone());
-    CheckKind::Http(Arc::new(HttpCheck { method, path: path.clone(), host, headers, statuses, body }))
+    CheckKind::Http(Arc::new(HttpCheck { method, path: path.clone(), host, headers, statuses, body, body_is_secret }))
 }
 
 /// `200`, `2xx` or `200-399` as a range, both ends included.

@@ -331,9 +331,9 @@ fn text_match(condition: &Condition, at: &At<'_>, report: &mut Report) -> Option
         Condition::Presence(true) => Some(TextMatch::Present),
         Condition::Presence(false) => Some(TextMatch::Absent),
         Condition::Text(text) => match text.strip_prefix('~') {
-            None => Some(TextMatch::Is(text.clone())),
+            None => Some(TextMatch::Is { text: text.clone(), secret: at.is_filled() }),
             Some(regex) => match regex_of(regex) {
-                Ok(regex) => Some(TextMatch::Matches(regex)),
+                Ok(regex) => Some(TextMatch::Matches { regex, secret: at.is_filled() }),
                 Err(why) => {
                     report.push(at.error(why));
                     None

@@ -37,7 +37,7 @@ fn request(test: &raw::Test, domains: &[HostPattern], secure: bool, at: &At<'_>,
         report.push(at.error(message).with_help("write `{ get: /path, group: NAME }`"));
         return None;
     };
-    let (scheme, authority, target) = match url.split_once("://") {
+    let (scheme, authority, target) = match url.split_once("://").filter(|_| !url.starts_with('/')) {
         Some((scheme, rest)) => {
             let end = rest.find('/').unwrap_or(rest.len());
             let (authority, target) = rest.split_at(end);

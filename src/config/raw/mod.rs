@@ -197,7 +197,7 @@ pub(crate) struct BackendTls {
     pub(crate) verify: Option<bool>,
     /// A file with the certificates of the authorities to trust. Default: those of the system.
     pub(crate) ca: Option<PathBuf>,
-    /// The certificate that we show to backends that ask for one, with its chain.
+    /// The certificate that we show to backends that ask for one, with its chain. It is read when the configuration is.
     pub(crate) cert: Option<PathBuf>,
     /// The key of `cert`.
     pub(crate) key: Option<PathBuf>,
@@ -405,7 +405,7 @@ pub(crate) struct Route {
     pub(crate) app: Option<String>,
     /// Requests are redirected: a URL or path with values of the request, or a mapping.
     pub(crate) redirect: Option<Short<Redirect>>,
-    /// Requests are answered here: a status, or a mapping.
+    /// Requests are answered here: a status with an empty body (error pages are for errors), or a mapping.
     pub(crate) respond: Option<Short<Respond>>,
     /// How `path` begins that the backend does not see, such as `/{user}`.
     pub(crate) strip: Option<String>,

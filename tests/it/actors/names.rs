@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 type Records = HashMap<String, (Vec<IpAddr>, u32)>;
@@ -10,6 +11,7 @@ pub struct NameServer {
     pub address: SocketAddr,
     records: Arc<Mutex<Option<Records>>>,
     questions: Arc<Mutex<usize>>,
+    fails: Arc<AtomicBool>,
 }
 
 impl NameServer {
@@ -18,23 +20,29 @@ impl NameServer {
         let address = socket.local_addr().unwrap();
         let records: Arc<Mutex<Option<Records>>> = Arc::new(Mutex::new(Some(HashMap::new())));
         let questions: Arc<Mutex<usize>> = Arc::default();
-        let (known, asked) = (records.clone(), questions.clone());
+        let fails: Arc<AtomicBool> = Arc::default();
+        let (known, asked, failing) = (records.clone(), questions.clone(), fails.clone());
         std::thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut buffer) {
                 *asked.lock().unwrap() += 1;
                 if let Some(records) = known.lock().unwrap().as_ref() {
-                    socket.send_to(&answer(&buffer[..length], records), from).unwrap();
+                    socket.send_to(&answer(&buffer[..length], records, failing.load(Ordering::SeqCst)), from).unwrap();
                 }
             }
         });
-        Self { address, records, questions }
+        Self { address, records, questions, fails }
     }
 
     /// From now on a name has these addresses, for so many seconds.
     pub fn say(&self, name: &str, addresses: &[&str], seconds: u32) {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         self.records.lock().unwrap().get_or_insert_default().insert(name.to_owned(), (addresses, seconds));
+    }
+
+    /// From now on it fails (SERVFAIL) whenever it is asked for an IPv4 address.
+    pub fn fail_for_ipv4(&self) {
+        self.fails.store(true, Ordering::SeqCst);
     }
 
     /// From now on it does not answer at all.
@@ -48,7 +56,7 @@ impl NameServer {
 }
 
 /// A message of RFC 1035 section 4 in answer to one question.
-fn answer(question: &[u8], records: &Records) -> Vec<u8> {
+fn answer(question: &[u8], records: &Records, fails_for_ipv4: bool) -> Vec<u8> {
     let (mut labels, mut at) = (Vec::new(), 12);
     while question[at] != 0 {
         let length = usize::from(question[at]);
@@ -56,6 +64,9 @@ fn answer(question: &[u8], records: &Records) -> Vec<u8> {
         at += length + 1;
     }
     let (kind, end) = (question[at + 2], at + 5);
+    if fails_for_ipv4 && kind == 1 {
+        return [&question[..2], &[0x81, 0x82, 0, 1, 0, 0, 0, 0, 0, 0], &question[12..end]].concat();
+    }
     let known = records.get(&labels.join("."));
     let of_kind = |address: &&IpAddr| if kind == 28 { address.is_ipv6() } else { kind == 1 && address.is_ipv4() };
     let addresses: Vec<&IpAddr> = known.iter().flat_map(|(addresses, _)| addresses).filter(of_kind).collect();
