@@ -75,9 +75,9 @@ fn main(config: &Config) -> raw::Main {
             UnknownHost::NotFound => "404".to_owned(),
             UnknownHost::Site(name) => name.clone(),
         })),
-        trusted_proxies: config.trusted_proxies.iter().map(ToString::to_string).collect(),
+        trusted_proxies: OneOrMany(config.trusted_proxies.iter().map(ToString::to_string).collect()),
         certificates: config.store.as_ref().map(|store| OneOrMany(store.paths.iter().map(|path| path.display().to_string()).collect())),
-        name_servers: config.name_servers.iter().map(ToString::to_string).collect(),
+        name_servers: OneOrMany(config.name_servers.iter().map(ToString::to_string).collect()),
         threads: Some(config.threads),
         run_as: config.run_as.clone(),
         state_dir: Some(config.state_dir.clone()),
@@ -221,7 +221,7 @@ fn site(site: &Site, config: &Config) -> raw::Site {
     raw::Site {
         name: Some(site.name.clone()),
         enabled: None,
-        domains: site.domains.iter().map(ToString::to_string).collect(),
+        domains: OneOrMany(site.domains.iter().map(ToString::to_string).collect()),
         listeners: (!names.is_empty()).then(|| OneOrMany(names.clone())),
         tls: site.tls.as_ref().map(tls),
         hsts: site.hsts.map(|hsts| {
@@ -231,7 +231,7 @@ fn site(site: &Site, config: &Config) -> raw::Site {
         https_port: site.https_redirect.filter(|redirect| redirect.always).map(|redirect| redirect.port),
         maintenance: site.maintenance.as_ref().map(|closed| {
             Short::Long(raw::Maintenance {
-                allow: closed.allow.iter().map(ToString::to_string).collect(),
+                allow: OneOrMany(closed.allow.iter().map(ToString::to_string).collect()),
                 retry_after: time(closed.retry_after),
                 page: closed.page_file.clone(),
             })
@@ -338,11 +338,11 @@ fn stripped(route: &Route, count: usize) -> String {
 }
 
 fn edits(edits: &[HeaderEdit]) -> raw::HeaderEdits {
-    let mut raw = raw::HeaderEdits { rename: BTreeMap::new(), remove: Vec::new(), set: BTreeMap::new(), add: BTreeMap::new() };
+    let mut raw = raw::HeaderEdits { rename: BTreeMap::new(), remove: OneOrMany::default(), set: BTreeMap::new(), add: BTreeMap::new() };
     for edit in edits {
         match edit {
             HeaderEdit::Rename { from, to } => drop(raw.rename.insert(from.to_string(), written(to))),
-            HeaderEdit::Remove(name) => raw.remove.push(name.to_string()),
+            HeaderEdit::Remove(name) => raw.remove.0.push(name.to_string()),
             HeaderEdit::Set { name, value } => drop(raw.set.insert(written(name), text(value))),
             HeaderEdit::Add { name, value } => drop(raw.add.insert(written(name), text(value))),
         }

@@ -148,7 +148,7 @@ pub(super) fn maintenance(raw: Option<&Short<raw::Maintenance>>, from: &Path, at
             return None;
         }
     };
-    let allow = nets(&long.allow, &at.key("allow"), report);
+    let allow = nets(&long.allow.0, &at.key("allow"), report);
     let page_file = long.page.as_ref().map(|page| relative_to(from, page));
     let page = page_file.as_ref().and_then(|page| self::page(page, &at.key("page"), report));
     Some(Maintenance { allow, retry_after: long.retry_after.map_or(RETRY_AFTER, |time| time.0), page, page_file })

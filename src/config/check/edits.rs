@@ -16,7 +16,7 @@ pub(super) fn check(raw: &raw::HeaderEdits, captures: &[&str], at: &At<'_>, repo
         let names = name(from, &at.key(from), report).zip(name(to, &at.key(from), report));
         edits.extend(names.map(|(from, to)| HeaderEdit::Rename { from: from.name, to }));
     }
-    for (index, text) in raw.remove.iter().enumerate() {
+    for (index, text) in raw.remove.0.iter().enumerate() {
         edits.extend(name(text, &at.key("remove").index(index), report).map(|name| HeaderEdit::Remove(name.name)));
     }
     let set = values(&raw.set, captures, &at.key("set"), report);

@@ -73,7 +73,7 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
     let main: raw::Main = read(&mut document, report);
     let at = At::root(&document);
     let listeners = listener::check(&main.listeners, &at.key("listeners"), report);
-    let name_servers = name_servers(&main.name_servers, &at.key("name_servers"), report);
+    let name_servers = name_servers(&main.name_servers.0, &at.key("name_servers"), report);
     let resolving = group::Resolving { servers: &name_servers, previous: &previous.groups };
     let defaults = Defaults::new(&main.defaults, path, resolving, &at.key("defaults"), report);
     let mut groups = group::check_all(&main.backend_groups, path, &defaults.group, &at.key("backend_groups"), report);
@@ -81,7 +81,7 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
     let names: GroupNames = (0..).zip(&groups).map(|(id, group)| (group.name.clone(), GroupId(id))).collect();
     let users_files = paths_of(main.users.as_ref(), path, &at.key("users"), report);
     let users = users::check(&users_files, &names, report);
-    let trusted_proxies = nets(&main.trusted_proxies, &at.key("trusted_proxies"), report);
+    let trusted_proxies = nets(&main.trusted_proxies.0, &at.key("trusted_proxies"), report);
     let access_log = access_log(main.access_log.as_ref(), path, &at.key("access_log"), report);
     let site_files = site_files(main.sites.as_ref(), path, &at.key("sites"), report);
     if main.threads == Some(0) || main.threads > Some(1024) {

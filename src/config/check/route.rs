@@ -255,7 +255,7 @@ impl Checker<'_> {
         let (raw, at) = (self.raw, &self.at);
         let timeouts = raw.timeouts.connect.or(raw.timeouts.read).or(raw.timeouts.send).or(raw.timeouts.websocket_idle).is_some();
         let edits = &raw.request_headers;
-        let edited = !(edits.set.is_empty() && edits.add.is_empty() && edits.remove.is_empty() && edits.rename.is_empty());
+        let edited = !(edits.set.is_empty() && edits.add.is_empty() && edits.remove.0.is_empty() && edits.rename.is_empty());
         let keys =
             [("strip", raw.strip.is_some()), ("timeouts", timeouts), ("request_headers", edited), ("max_body", raw.max_body.is_some())];
         for (key, _) in keys.into_iter().filter(|(_, given)| *given) {

@@ -126,7 +126,7 @@ impl Checker<'_> {
         };
         site.secret_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         site.secret_headers.dedup();
-        let place = if raw.domains.is_empty() { self.at.place() } else { self.at.place_of_key("domains") };
+        let place = if raw.domains.0.is_empty() { self.at.place() } else { self.at.place_of_key("domains") };
         Checked { site, place, domain_places, group, broken: false }
     }
 
@@ -151,12 +151,12 @@ impl Checker<'_> {
 
     fn domains(&self, report: &mut Report) -> (Vec<HostPattern>, Vec<Place>) {
         let at = self.at.key("domains");
-        if self.raw.domains.is_empty() && !report.has_errors() {
+        if self.raw.domains.0.is_empty() && !report.has_errors() {
             report.push(at.error("the site has no `domains`").with_help("add `domains: [shop.example.com]`"));
         }
         let mut patterns = Vec::new();
         let mut places = Vec::new();
-        for (index, text) in self.raw.domains.iter().enumerate() {
+        for (index, text) in self.raw.domains.0.iter().enumerate() {
             match HostPattern::parse(text) {
                 Ok(pattern) => {
                     patterns.push(pattern);

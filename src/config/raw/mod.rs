@@ -43,13 +43,13 @@ pub(crate) struct Main {
     /// Addresses and networks of proxies before this one. What they say about their clients (`X-Forwarded-For`,
     /// `X-Forwarded-Proto`, `X-Request-Id`) is believed; of everybody else it is dropped.
     #[serde(default)]
-    pub(crate) trusted_proxies: Vec<String>,
+    pub(crate) trusted_proxies: OneOrMany,
     /// Certificates for the sites that say `tls: true`: files, directories (searched two levels deep) or globs. A
     /// certificate is chosen by the names in it.
     pub(crate) certificates: Option<OneOrMany>,
     /// Name servers for the names of backends, such as `10.0.0.53` or `127.0.0.1:5353`. Default: those of the system.
     #[serde(default)]
-    pub(crate) name_servers: Vec<String>,
+    pub(crate) name_servers: OneOrMany,
     /// Worker threads, 1 to 1024. Default: one for each CPU. A change needs a restart.
     pub(crate) threads: Option<usize>,
     /// The OS user to become once the listeners are bound. A change needs a restart.
@@ -106,6 +106,7 @@ pub(crate) struct Listener {
 #[serde(deny_unknown_fields)]
 pub(crate) struct AccessLog {
     /// `combined`, `json` or `off`. Default `combined`.
+    #[schemars(extend("enum" = ["combined", "json", "off", null]))]
     pub(crate) format: Option<String>,
     /// A file; USR1 opens it anew after a rotation. Default: standard output.
     pub(crate) path: Option<PathBuf>,
@@ -143,6 +144,7 @@ pub(crate) struct Defaults {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DefaultTls {
     /// `intermediate` (TLS 1.2 and 1.3) or `modern` (TLS 1.3 alone). Default `intermediate`.
+    #[schemars(extend("enum" = ["intermediate", "modern", null]))]
     pub(crate) preset: Option<String>,
 }
 
@@ -166,6 +168,7 @@ pub(crate) struct Timeouts {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Group {
     /// Which backend gets the next request. `round_robin`, smooth and weighted, is the default.
+    #[schemars(extend("enum" = ["round_robin", null]))]
     pub(crate) balance: Option<String>,
     /// A client keeps its backend, by a signed cookie: `true`, or a mapping.
     pub(crate) sticky: Option<Short<Sticky>>,
@@ -177,6 +180,7 @@ pub(crate) struct Group {
     pub(crate) tls: Option<Short<BackendTls>>,
     /// `http1` (default), `http2` (over TLS, or in the clear with prior knowledge: gRPC needs it) or `auto` (over TLS the
     /// backend chooses).
+    #[schemars(extend("enum" = ["http1", "http2", "auto", null]))]
     pub(crate) protocol: Option<String>,
     /// The `Host` that backends see: `keep` (default) sends the client's, `backend` the backend's own address as written
     /// here, anything else is sent as it is.
@@ -213,6 +217,7 @@ pub(crate) struct Backend {
     /// What logs, metrics and sticky cookies call it. Default: its address.
     pub(crate) name: Option<String>,
     /// Its share of the requests, 1 to 256. Default 1.
+    #[schemars(range(min = 1, max = 256))]
     pub(crate) weight: Option<usize>,
     /// Used only while no other backend is eligible. Default `false`.
     #[serde(default)]
@@ -236,6 +241,7 @@ pub(crate) struct HealthCheck {
     /// The path that is asked for: this makes it an HTTP check.
     pub(crate) path: Option<String>,
     /// `GET` (default), `HEAD`, `OPTIONS` or `POST`.
+    #[schemars(extend("enum" = ["GET", "HEAD", "OPTIONS", "POST", null]))]
     pub(crate) method: Option<String>,
     /// The `Host` of the probe. Default: the backend's address as written.
     pub(crate) host: Option<String>,
@@ -274,7 +280,7 @@ pub(crate) struct Site {
     /// `shop.example.com`, `*.example.com`, `{user}.apps.example.com` or `~regex`. Exact names win over the longest wildcard,
     /// wildcards over regexes.
     #[serde(default)]
-    pub(crate) domains: Vec<String>,
+    pub(crate) domains: OneOrMany,
     /// The listeners that this site answers on, by name. Default: all. On others its domains are unknown hosts: a domain belongs to
     /// one site, whichever listeners that one answers on.
     pub(crate) listeners: Option<OneOrMany>,
@@ -335,6 +341,7 @@ pub(crate) struct Tls {
     #[serde(default)]
     pub(crate) certificates: Vec<Pair>,
     /// `intermediate` (TLS 1.2 and 1.3) or `modern` (TLS 1.3 alone).
+    #[schemars(extend("enum" = ["intermediate", "modern", null]))]
     pub(crate) preset: Option<String>,
 }
 
@@ -368,7 +375,7 @@ pub(crate) struct Hsts {
 pub(crate) struct Maintenance {
     /// Addresses and networks that are let through, to try the site.
     #[serde(default)]
-    pub(crate) allow: Vec<String>,
+    pub(crate) allow: OneOrMany,
     /// When clients may come back (`Retry-After`). Default `5m`.
     pub(crate) retry_after: Option<Time>,
     /// An HTML page to show. Default: the site's error page for 503.
@@ -379,7 +386,8 @@ pub(crate) struct Maintenance {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Route {
-    /// A prefix of whole segments (`/shop/`, `/{user}/{app}/`), an exact path (`=/login`) or a regex (`~^/u/(?<id>\d+)`).
+    /// A prefix of whole segments (`/shop/`, which `/shop` matches too; `/{user}/{app}/`), an exact path (`=/login`) or a regex
+    /// (`'~^/u/(?<id>\d+)'`, in single quotes because of the backslash).
     pub(crate) path: String,
     /// What logs and metrics call the route. Default: its path.
     pub(crate) name: Option<String>,
@@ -387,6 +395,7 @@ pub(crate) struct Route {
     /// site's `group` or `backends`; where there is none they get 405.
     pub(crate) methods: Option<OneOrMany>,
     /// Only `http` (not redirected to HTTPS then) or only `https` requests.
+    #[schemars(extend("enum" = ["http", "https", null]))]
     pub(crate) scheme: Option<String>,
     /// Only requests with these headers: a text, `~regex`, `true` (present) or `false` (absent).
     #[serde(default)]
@@ -440,6 +449,7 @@ pub(crate) struct Redirect {
     /// has one.
     pub(crate) to: String,
     /// 301, 302, 303, 307 or 308. Default: 302 for GET and HEAD, 307 otherwise.
+    #[schemars(extend("enum" = [301, 302, 303, 307, 308, null]))]
     pub(crate) status: Option<u16>,
 }
 
@@ -448,6 +458,7 @@ pub(crate) struct Redirect {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Respond {
     /// 200 to 599. Default 200.
+    #[schemars(range(min = 200, max = 599))]
     pub(crate) status: Option<u16>,
     /// Headers of the answer, with values of the request.
     #[serde(default)]
@@ -468,7 +479,7 @@ pub(crate) struct HeaderEdits {
     pub(crate) rename: BTreeMap<String, String>,
     /// Names of headers that are left out.
     #[serde(default)]
-    pub(crate) remove: Vec<String>,
+    pub(crate) remove: OneOrMany,
     /// Headers that get this value alone, with values of the request such as `{user}`. One that is filled from `${file:…}` or
     /// `${env:…}` is a secret: never shown, and what clients send under its name is dropped on every route of the site.
     #[serde(default)]
@@ -499,6 +510,7 @@ pub(crate) struct Test {
     /// The host that is asked for. Default: the URL's, or the site's first domain.
     pub(crate) host: Option<String>,
     /// `http` or `https`. Default: the URL's, or `https` where the site has `tls`.
+    #[schemars(extend("enum" = ["http", "https", null]))]
     pub(crate) scheme: Option<String>,
     /// Headers of the request.
     #[serde(default)]

@@ -55,10 +55,35 @@ pub fn reference() -> String {
         }
     }
     let _ = writeln!(page, "\n## Values of a request\n\n{}", super::super::super::rewrite::template::REFERENCE);
+    page.push_str(ROUTING);
     let later: Vec<String> = NOT_IN_THIS_VERSION.iter().map(|key| format!("`{key}`")).collect();
     let _ = writeln!(page, "\n## Not in this version\n\nThese keys are known and refused: {}.", later.join(", "));
     page
 }
+
+const ROUTING: &str = "
+## Which route answers
+
+The order of the routes in the file does not matter, but for regexes. Of the routes whose path matches:
+
+1. an exact path (`=/login`) comes first,
+2. then the longest prefix other than `/`; segment by segment a literal beats a capture. Other than in nginx a prefix comes before a regex,
+3. then regexes, in the order of the file,
+4. then `/`.
+
+Of routes for the same path the one that names `methods` comes first, then the one with more `headers` and `cookies`, then the one with
+more of the `query`, then the one with a `scheme`. The first one whose conditions hold answers; what none takes goes to the site's
+`group` or `backends`. Two routes that tie are an error, and so is a regex that can never win. What `X-Forwarded-*` and their like say is
+no condition and no value unless their sender is one of `trusted_proxies`.
+
+A plain request of a site with `https_redirect` is redirected, unless the route that would answer says `scheme: http`; so is a request
+for `/.well-known/acme-challenge/` never.
+
+## What is added
+
+Backends get `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix` (with `strip`), `X-Real-IP`, `X-Request-Id` and `Via`; clients get
+`Via` with what comes from a backend, `X-Request-Id` with answers of our own, and no `Server` of ours. `remove` takes any of them away.
+";
 
 fn section(page: &mut String, level: usize, heading: &str, schema: &Value) {
     let description = schema.get("description").and_then(Value::as_str).unwrap_or_default();
