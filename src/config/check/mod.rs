@@ -6,7 +6,9 @@ mod certificates;
 mod dead_regex;
 mod edits;
 mod group;
+mod health;
 mod listener;
+mod members;
 mod route;
 mod route_tests;
 mod site;
@@ -52,7 +54,7 @@ struct Defaults<'a> {
 }
 
 impl<'a> Defaults<'a> {
-    fn new(raw: &raw::Defaults, from: &Path, resolving: group::Resolving<'a>, at: &At<'_>, report: &mut Report) -> Self {
+    fn new(raw: &raw::Defaults, from: &Path, resolving: members::Resolving<'a>, at: &At<'_>, report: &mut Report) -> Self {
         let preset = raw.tls.as_ref().and_then(|tls| tls.preset.as_deref());
         let none = ErrorPages::default();
         Self {
@@ -74,7 +76,7 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
     let at = At::root(&document);
     let listeners = listener::check(&main.listeners, &at.key("listeners"), report);
     let name_servers = name_servers(&main.name_servers.0, &at.key("name_servers"), report);
-    let resolving = group::Resolving { servers: &name_servers, previous: &previous.groups };
+    let resolving = members::Resolving { servers: &name_servers, previous: &previous.groups };
     let defaults = Defaults::new(&main.defaults, path, resolving, &at.key("defaults"), report);
     let mut groups = group::check_all(&main.backend_groups, path, &defaults.group, &at.key("backend_groups"), report);
     let store = certificates::store(main.certificates.as_ref(), path, previous.store.as_deref(), &at.key("certificates"), report);
