@@ -11,6 +11,7 @@ use pingora::{Error, ErrorType, Result};
 
 use super::ctx::{Answer, Ctx, Todo};
 use super::failure::classify;
+use super::wire::Facts;
 use super::{Shared, apply, page, view};
 use crate::balance::peer::tls_reason;
 use crate::balance::state::Now;
@@ -18,6 +19,7 @@ use crate::balance::sticky::cookie_value;
 use crate::config::{RespondBody, Target};
 use crate::decide::{Trace, Untraced, decide_traced};
 use crate::observe::record::Record;
+use crate::tls::Preset;
 
 /// Finds out who asks and what is to become of the request.
 pub(super) fn consider(request: &RequestHeader, ctx: &mut Ctx, shared: &Shared) -> Todo {
@@ -41,13 +43,26 @@ pub(super) fn consider_traced(request: &RequestHeader, ctx: &mut Ctx, next_id: i
     match view::view(request, ctx.client, &facts.listener.name, &ctx.request_id) {
         Ok(view) => {
             let verdict = decide_traced(&ctx.snapshot.rules, &view, trace);
-            ctx.decided(verdict)
+            let todo = ctx.decided(verdict);
+            if is_misdirected(ctx, &facts) {
+                ctx.reason = Some("misdirected");
+                ctx.forward = None;
+                return Todo::Answer(Answer::Refuse(421));
+            }
+            todo
         }
         Err(reason) => {
             ctx.reason = Some(reason);
             Todo::Answer(Answer::Refuse(400))
         }
     }
+}
+
+/// Whether the connection was made by the rules of another site, which allow an older TLS than this one does (RFC 9110 section
+/// 15.5.20): the client asks again on a connection of its own.
+fn is_misdirected(ctx: &Ctx, facts: &Facts) -> bool {
+    let modern = ctx.site().and_then(|site| site.config.tls.as_ref()).is_some_and(|tls| tls.preset == Preset::Modern);
+    modern && facts.tls.as_ref().is_some_and(|tls| tls.version != "TLSv1.3")
 }
 
 /// Whether a body of this length is more than the route takes. The reason is noted.

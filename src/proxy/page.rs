@@ -66,6 +66,7 @@ fn advice(status: u16) -> &'static str {
         404 => "There is nothing at this address.",
         405 => "This address does not take requests of this kind.",
         408 => "The request took too long to arrive.",
+        421 => "This connection was made for another address. Please try again.",
         413 => "The request is larger than this address takes.",
         502 => "The server behind this address did not answer as it should. Please try again.",
         503 => "No server is available for this address at the moment. Please try again soon.",

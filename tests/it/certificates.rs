@@ -166,6 +166,13 @@ fn a_preset_refuses_old_protocols() {
         let by = |version| served_to(&proxy, name, tls_config(ca.roots(), &[], &[version])).is_ok();
         assert_eq!((by(&rustls::version::TLS12), by(&rustls::version::TLS13)), (old, true), "{name}");
     }
+    // Nor is there a way round by the name of another site.
+    for (version, host, status) in
+        [(&rustls::version::TLS12, "c.test", 421), (&rustls::version::TLS12, "b.test", 200), (&rustls::version::TLS13, "c.test", 200)]
+    {
+        let (mut client, _) = Client::tls(proxy.address(), "b.test", Arc::new(tls_config(ca.roots(), &["http/1.1"], &[version]))).unwrap();
+        assert_eq!(client.request("GET", host, "/", "", b"").status, status, "{host}");
+    }
 }
 
 #[test]

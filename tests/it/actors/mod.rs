@@ -10,4 +10,4 @@ pub use ca::Ca;
 pub use client::{Client, H2, get, tls_config};
 pub use names::NameServer;
 pub use origin::{GARBAGE, Origin, Reply};
-pub use proxy::{PLAIN, Proxy, check};
+pub use proxy::{Check, PLAIN, Proxy, check};
