@@ -3,6 +3,9 @@
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
+use rustls_pki_types::CertificateDer;
+
+use super::inspect::{Facts, inspect};
 use super::load::{LoadError, certificates, certified_key, private_key};
 
 /// The client's side of TLS to a backend group.
@@ -59,6 +62,14 @@ impl Identity {
         let private = private_key(key)?;
         let chain = certified.cert.iter().map(|certificate| certificate.to_vec()).collect();
         Ok(Self { cert: cert.to_owned(), key: key.to_owned(), chain, private: private.secret_der().to_vec() })
+    }
+}
+
+impl Identity {
+    /// What its certificate says of itself.
+    pub fn facts(&self) -> Option<Facts> {
+        let chain: Vec<CertificateDer<'_>> = self.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        inspect(&chain)
     }
 }
 

@@ -216,6 +216,16 @@ fn check_tells_what_clients_will_distrust() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let main = "listeners: [{ address: '127.0.0.1:0', tls: true }]\nstate_dir: state\nsites: sites.d/*.yaml\n";
+    let group = |name: &str| {
+        format!("{main}backend_groups: {{ g: {{ backends: ['127.0.0.1:9'], tls: {{ cert: {name}.pem, key: {name}.key }} }} }}\n")
+    };
+    ca.issue_expired(here, "old", "a.test");
+    for (name, says) in
+        [("soon", "it is read when the configuration is"), ("old", "the certificate has expired on 2021-01-01: backends will refuse it")]
+    {
+        let result = check("check", &[], here, &[("main.yaml", &group(name)), ("sites.d/a.yaml", "domains: [a.test]\ngroup: g\n")]);
+        assert!(result.text.contains(says) && result.code == Some(0), "{name}: {}", result.text);
+    }
     for (name, says) in [
         ("soon", "the certificate expires in 4 days"),
         ("later", "the certificate is not good before 2090-01-01"),

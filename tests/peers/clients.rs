@@ -99,3 +99,19 @@ fn haproxy_in_front_is_believed() {
     haproxy.kill().unwrap();
     haproxy.wait().unwrap();
 }
+
+#[test]
+fn curl_sees_early_hints() {
+    let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let origin = Origin::new(move |_| crate::actors::Reply::Raw(hints.to_vec()));
+    let proxy = Proxy::with_site(&format!("backends: ['{}']\nhealth_check: off\n", origin.address));
+    let connect = format!("shop.test:{}:127.0.0.1", proxy.address().port());
+    let url = format!("http://shop.test:{}/", proxy.address().port());
+    let curl = |protocol: &str| run("curl", &["-sS", protocol, "--resolve", &connect, "-D", "-", &url]).to_lowercase();
+    let text = curl("--http1.1");
+    let (hints, answer) = (text.find(" 103").unwrap(), text.find(" 200").unwrap());
+    assert!(hints < answer && text.contains("link: </a.css>; rel=preload") && text.ends_with("ok"), "{text}");
+    // Pingora 0.9.1 cannot send interim answers by HTTP/2: the final one must come whole.
+    let text = curl("--http2-prior-knowledge");
+    assert!(text.contains(" 200") && text.ends_with("ok"), "{text}");
+}

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use super::super::diagnostic::{Report, did_you_mean};
 use super::super::raw::{self, Short};
 use super::super::source::relative_to;
@@ -14,6 +16,7 @@ use super::members::{Lookups, Resolving, members, written};
 use super::{At, at, check_name, timeouts};
 use crate::tls::client::{Authorities, ClientTls, Identity};
 use crate::tls::load::LoadError;
+use crate::tls::watch::EXPIRES_SOON;
 
 /// An unreachable backend fails fast on the local network; a full accept queue needs a second try after 1 s and 3 s.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -207,6 +210,14 @@ fn backend_tls(raw: Option<&Short<raw::BackendTls>>, from: &Path, at: &At<'_>, r
             None
         }
     };
+    if let Some(facts) = identity.as_ref().and_then(Identity::facts) {
+        let (days, end) = (facts.days_left(OffsetDateTime::now_utc()), facts.not_after.date());
+        if days < 0 {
+            report.push(at.key("cert").warning(format!("the certificate has expired on {end}: backends will refuse it")));
+        } else if days <= EXPIRES_SOON {
+            report.push(at.key("cert").warning(format!("the certificate ends on {end}; it is read when the configuration is")));
+        }
+    }
     Some(BackendTls { server_name: long.server_name, client: Arc::new(ClientTls { verify, ca, identity }) })
 }
 
