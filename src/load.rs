@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::{self, Config, Loaded, Previous, Site, Test, TestRequest};
 use crate::decide::{RequestView, Verdict, decide};
-use crate::rewrite::forwarded::client_address;
+use crate::rewrite::forwarded::client;
 use crate::snapshot::{Rules, compile_rules};
 
 /// Reads and checks the configuration whose main file is `path`, and runs the tests of its sites. A site whose tests fail
@@ -111,15 +111,7 @@ fn outcome(test: &Test, config: &Config, rules: &Rules) -> Outcome {
     let fits = |listener: &&config::Listener| listener.tls == request.secure && site.is_none_or(|site| site.answers_on(&listener.name));
     let listener = config.listeners.iter().find(fits).or(config.listeners.first());
     // What a trusted proxy says of its client counts, as on the data path.
-    let trusted = rules.trusts(request.from);
-    let said = |name: &str| request.headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
-    let (client, proto) = match trusted {
-        true => {
-            (client_address(request.from, said("x-forwarded-for").into_iter(), |address| rules.trusts(address)), said("x-forwarded-proto"))
-        }
-        false => (request.from, Vec::new()),
-    };
-    let secure = proto.first().map_or(request.secure, |proto| proto.eq_ignore_ascii_case("https"));
+    let client = client(request.from, request.secure, &request.headers, |address| rules.trusts(address));
     let verdict = decide(
         rules,
         &RequestView {
@@ -128,10 +120,10 @@ fn outcome(test: &Test, config: &Config, rules: &Rules) -> Outcome {
             path: path.as_bytes(),
             query: query.map(str::as_bytes),
             absolute: false,
-            secure,
+            secure: client.secure,
             headers: &request.headers,
-            client,
-            trusted,
+            client: client.address,
+            trusted: client.trusted,
             listener: listener.map_or("", |listener| &listener.name),
             request_id: "test",
         },

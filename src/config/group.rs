@@ -149,23 +149,32 @@ pub struct Timeouts {
     pub websocket_idle: Option<Duration>,
 }
 
-// === impl Group ===
+// === impl HealthCheck ===
 
-impl Group {
-    /// A connection as requests make it, as a check.
-    pub fn tcp_check(&self, timeout: Duration) -> HealthCheck {
+impl HealthCheck {
+    /// A connection alone, made the way of requests; the first probe decides.
+    pub fn tcp(tls: Option<BackendTls>, protocol: Protocol, source: Option<IpAddr>, timeout: Duration) -> HealthCheck {
         HealthCheck {
             kind: CheckKind::Tcp,
             port: None,
-            tls: self.tls.clone(),
-            protocol: self.protocol,
-            source: self.source,
+            tls,
+            protocol,
+            source,
             interval: timeout,
             timeout,
             jitter: Duration::ZERO,
             rise: 1,
             fall: 1,
         }
+    }
+}
+
+// === impl Group ===
+
+impl Group {
+    /// A connection as requests make it, as a check.
+    pub fn tcp_check(&self, timeout: Duration) -> HealthCheck {
+        HealthCheck::tcp(self.tls.clone(), self.protocol, self.source, timeout)
     }
 
     /// The backends that the members stand for now. An address that two members share is the first one's.

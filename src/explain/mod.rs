@@ -323,11 +323,7 @@ impl Context<'_> {
                     _ => "refuse",
                 };
                 let mut headers = listed(headers);
-                for name in self.secret_answer_headers() {
-                    if let Some(values) = headers.get_mut(name.as_str()) {
-                        *values = vec![SECRET.to_owned()];
-                    }
-                }
+                mask(&mut headers, &self.secret_answer_headers());
                 (word, Some(Answer { status: *status, headers, body_bytes: body.len() }), None)
             }
             Outcome::Forward { target, headers, .. } => {
@@ -340,7 +336,8 @@ impl Context<'_> {
                     dropped: Vec::new(),
                 };
                 let (before, mut after) = (listed(&self.imagined.headers), listed(headers));
-                self.mask(&mut after);
+                let site = self.rehearsal.site.and_then(|site| self.snapshot.site(site));
+                mask(&mut after, site.map(|site| site.config.secret_headers.as_slice()).unwrap_or_default());
                 for (name, values) in after {
                     match before.get(&name) {
                         None => drop(sent.added.insert(name, values)),
@@ -370,24 +367,13 @@ impl Context<'_> {
         of_target.iter().chain(route.response_headers.iter()).filter_map(secret).chain(location).collect()
     }
 
-    /// Secrets are not shown.
-    fn mask(&self, headers: &mut BTreeMap<String, Vec<String>>) {
-        let site = self.rehearsal.site.and_then(|site| self.snapshot.site(site));
-        for name in site.map(|site| site.config.secret_headers.as_slice()).unwrap_or_default() {
-            if let Some(values) = headers.get_mut(name.as_str()) {
-                *values = vec![SECRET.to_owned()];
-            }
-        }
-    }
-
     fn certificate(&self) -> Option<Certificate> {
         if !self.imagined.listener.tls {
             return None;
         }
         let rules = &self.snapshot.rules;
         let sni = normalize_host(&self.imagined.sni)?;
-        let site =
-            rules.hosts.find(&sni).and_then(|(site, _)| rules.site(site)).filter(|site| site.answers_on(&self.imagined.listener.name));
+        let site = rules.site_for_sni(&sni, &self.imagined.listener.name);
         let none = |why: String| Certificate { files: Vec::new(), preset: "", details: vec![why] };
         let Some(tls) = site.and_then(|site| site.config.tls.as_ref()) else {
             return Some(none(format!("no site with a certificate has the name `{sni}`: the handshake is refused")));
@@ -447,8 +433,10 @@ impl Context<'_> {
         let of_host =
             self.snapshot.rules.hosts.find(&host).filter(|(site, _)| Some(*site) == self.rehearsal.site).map(|(_, captures)| captures);
         let of_host = of_host.unwrap_or_default();
-        let mut captures: Captures<'_> = of_host.iter().copied().collect();
+        // The path is nearer than the host: its captures come first.
+        let mut captures = Captures::new();
         route.pattern.capture(&path, &mut captures);
+        captures.extend(of_host.iter().copied());
         let captured = captures.iter().find(|(name, _)| *name == "app").map(|(_, app)| path::decode(app).into_owned());
         let app = match &route.target {
             config::Target::Users(rule) => rule.app.clone().or(captured)?,
@@ -504,6 +492,15 @@ fn edits(edits: &[HeaderEdit]) -> Vec<String> {
         HeaderEdit::Add { name, value } => format!("add {}: {}", name.name, shown(value)),
     };
     edits.iter().map(edit).collect()
+}
+
+/// Secrets are not shown.
+fn mask(headers: &mut BTreeMap<String, Vec<String>>, names: &[HeaderName]) {
+    for name in names {
+        if let Some(values) = headers.get_mut(name.as_str()) {
+            *values = vec![SECRET.to_owned()];
+        }
+    }
 }
 
 fn listed(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {

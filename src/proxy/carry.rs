@@ -19,6 +19,7 @@ use crate::balance::sticky::cookie_value;
 use crate::config::{RespondBody, Target};
 use crate::decide::{Trace, Untraced, decide_traced};
 use crate::observe::record::Record;
+use crate::rewrite::forwarded::client;
 use crate::tls::Preset;
 
 /// Finds out who asks and what is to become of the request.
@@ -37,7 +38,8 @@ pub(super) fn consider_traced(request: &RequestHeader, ctx: &mut Ctx, next_id: i
         ctx.reason = Some("head_too_large");
         return Todo::Answer(Answer::Refuse(431));
     }
-    ctx.client = view::client(request, &facts, &ctx.snapshot.rules);
+    let rules = &ctx.snapshot.rules;
+    ctx.client = client(facts.peer.ip(), facts.tls.is_some(), &request.headers, |address| rules.trusts(address));
     let known = if ctx.client.trusted { view::request_id(request) } else { None };
     ctx.request_id = known.unwrap_or_else(next_id);
     match view::view(request, ctx.client, &facts.listener.name, &ctx.request_id) {

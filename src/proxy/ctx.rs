@@ -9,6 +9,7 @@ use http::Version;
 use crate::balance::{Backend, Group, Pick, Timeouts, Tried};
 use crate::config::{self, Route};
 use crate::decide::{Forward, Verdict};
+use crate::rewrite::forwarded::Client;
 use crate::snapshot::{Site, Snapshot};
 
 use super::failure::Failure;
@@ -36,15 +37,6 @@ pub struct Ctx {
     pub attempts: Attempts,
     /// Why the request was not answered by a backend, or not as it should have been.
     pub reason: Option<&'static str>,
-}
-
-/// Who asks, after `trusted_proxies`.
-#[derive(Clone, Copy, Debug)]
-pub struct Client {
-    pub address: IpAddr,
-    /// The sender may speak for its clients.
-    pub trusted: bool,
-    pub secure: bool,
 }
 
 /// The tries at getting an answer from a backend.

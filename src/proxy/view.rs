@@ -1,14 +1,12 @@
-//! From a request as Pingora has parsed it to the view that decisions are made on, and to who the client is.
+//! From a request as Pingora has parsed it to the view that decisions are made on.
 
 use pingora::http::RequestHeader;
 
-use super::ctx::Client;
 use super::judge::MAX_HEADERS;
 use super::wire::Facts;
 use crate::decide::RequestView;
-use crate::rewrite::forwarded::client_address;
+use crate::rewrite::forwarded::Client;
 use crate::routing::host::is_authority;
-use crate::snapshot::Rules;
 
 /// The longest request id that is taken over from a trusted proxy.
 const MAX_REQUEST_ID: usize = 128;
@@ -72,25 +70,6 @@ pub(super) fn host(request: &RequestHeader) -> Result<&str, &'static str> {
 fn after_authority(target: &[u8]) -> &[u8] {
     let rest = target.windows(3).position(|window| window == b"://").and_then(|at| target.get(at + 3..)).unwrap_or_default();
     rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).and_then(|at| rest.get(at..)).unwrap_or_default()
-}
-
-/// Who asks: the peer of the connection, or whom a trusted one speaks for.
-pub(super) fn client(request: &RequestHeader, facts: &Facts, rules: &Rules) -> Client {
-    let peer = facts.peer.ip().to_canonical();
-    let trusted = rules.trusts(peer);
-    if !trusted {
-        return Client { address: peer, trusted, secure: facts.tls.is_some() };
-    }
-    let chain: Vec<&str> = request.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
-    let proto = request.headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
-    Client {
-        address: client_address(peer, chain.iter().copied(), |address| rules.trusts(address)),
-        trusted,
-        // A chain of proxies may have written a list: the first entry is the client's.
-        secure: proto
-            .and_then(|proto| proto.split(',').next())
-            .map_or(facts.tls.is_some(), |proto| proto.trim().eq_ignore_ascii_case("https")),
-    }
 }
 
 /// The id that a trusted proxy has given the request already.

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use http::HeaderMap;
+
 /// Headers by which proxies tell about clients; only a trusted sender may set them.
 pub const FORWARDED: [&str; 15] = [
     "forwarded",
@@ -44,9 +46,36 @@ pub fn same_variable(header: &str, name: &str) -> bool {
     header.len() == name.len() && header.bytes().zip(name.bytes()).all(same)
 }
 
+/// Who asks, after `trusted_proxies`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub address: IpAddr,
+    /// The sender may speak for its clients.
+    pub trusted: bool,
+    /// The client's own connection is encrypted.
+    pub secure: bool,
+}
+
+/// Who asks: the peer of the connection, which is encrypted or not, or whom a trusted one speaks for.
+pub fn client(peer: IpAddr, encrypted: bool, headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> Client {
+    let peer = peer.to_canonical();
+    if !trusts(peer) {
+        return Client { address: peer, trusted: false, secure: encrypted };
+    }
+    let chain: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    let proto = headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+    // A chain of proxies may have written a list: the first entry is the client's.
+    let proto = proto.and_then(|proto| proto.split(',').next());
+    Client {
+        address: client_address(peer, chain.iter().copied(), trusts),
+        trusted: true,
+        secure: proto.map_or(encrypted, |proto| proto.trim().eq_ignore_ascii_case("https")),
+    }
+}
+
 /// The client's address: the sender's own, or what a chain of trusted proxies says, read from the right, since each
 /// appends whom it heard from.
-pub fn client_address<'a>(peer: IpAddr, chain: impl DoubleEndedIterator<Item = &'a str>, trusts: impl Fn(IpAddr) -> bool) -> IpAddr {
+fn client_address<'a>(peer: IpAddr, chain: impl DoubleEndedIterator<Item = &'a str>, trusts: impl Fn(IpAddr) -> bool) -> IpAddr {
     let mut client = peer.to_canonical();
     for values in chain.rev() {
         for value in values.split(',').rev() {
@@ -110,6 +139,26 @@ mod tests {
             ("Accept", false, false),
         ] {
             assert_eq!((is_protected(name), is_disguised(name)), (protected, disguised), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_trusted_peer_says_whether_its_client_is_encrypted() {
+        let trusted: IpAddr = "10.0.0.1".parse().unwrap();
+        for (peer, encrypted, proto, secure) in [
+            ("10.0.0.1", false, Some("https"), true),
+            ("10.0.0.1", false, Some("HTTPS , http"), true),
+            ("10.0.0.1", true, Some("http, https"), false),
+            ("10.0.0.1", true, None, true),
+            ("192.0.2.1", false, Some("https"), false),
+            ("::ffff:10.0.0.1", false, Some("https"), true),
+        ] {
+            let headers: HeaderMap = proto
+                .map(|proto| (http::header::HeaderName::from_static("x-forwarded-proto"), proto.parse().unwrap()))
+                .into_iter()
+                .collect();
+            let found = client(peer.parse().unwrap(), encrypted, &headers, |address| address == trusted);
+            assert_eq!(found.secure, secure, "{peer} {encrypted} {proto:?}");
         }
     }
 }

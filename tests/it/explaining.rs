@@ -110,6 +110,17 @@ fn what_lost_says_why_and_secrets_stay_secret() {
 }
 
 #[test]
+fn the_default_site_answers_handshakes_for_unknown_names() {
+    let stage = stage();
+    let main = stage.directory.path().join("main.yaml");
+    let text = std::fs::read_to_string(&main).unwrap();
+    std::fs::write(&main, format!("{text}unknown_host: panel\n")).unwrap();
+    let unknown = stage.json(&["https://nobody.example/"]);
+    assert_eq!((unknown["outcome"].as_str(), unknown["site"]["name"].as_str()), (Some("forward"), Some("panel")), "{unknown}");
+    assert_eq!(unknown["certificate"]["files"].as_array().map(Vec::len), Some(1), "{unknown}");
+}
+
+#[test]
 fn a_question_that_makes_no_sense_is_wrong_usage() {
     let stage = stage();
     for (args, says) in [

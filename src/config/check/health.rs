@@ -34,18 +34,8 @@ pub(super) struct Peer {
 impl Peer {
     /// What a group gets that says nothing.
     pub(super) fn tcp_check(&self) -> HealthCheck {
-        HealthCheck {
-            kind: CheckKind::Tcp,
-            port: None,
-            tls: self.tls.clone(),
-            protocol: self.protocol,
-            source: self.source,
-            interval: INTERVAL,
-            timeout: PROBE_TIMEOUT,
-            jitter: INTERVAL / JITTER,
-            rise: RISE,
-            fall: FALL,
-        }
+        let tcp = HealthCheck::tcp(self.tls.clone(), self.protocol, self.source, PROBE_TIMEOUT);
+        HealthCheck { interval: INTERVAL, jitter: INTERVAL / JITTER, rise: RISE, fall: FALL, ..tcp }
     }
 
     /// A check of the defaults, which goes the way of this group's requests.
