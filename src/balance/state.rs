@@ -1,12 +1,12 @@
 //! The live state of a backend: what health checks and traffic have found out. It outlives a configuration.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use once_cell::sync::Lazy;
 
-/// How long a backend that refused a connection stays out when no health check lets it in again.
-pub const EJECTION: Duration = Duration::from_secs(10);
+/// How long a backend that refused a connection stays out when no health check lets it in again, in milliseconds.
+const EJECTION: u64 = 10_000;
 
 /// How often a request may try a backend that is out while no other is left, in milliseconds.
 const TRIAL: u64 = 1_000;
@@ -22,7 +22,12 @@ static START: Lazy<Instant> = Lazy::new(Instant::now);
 
 impl Now {
     pub fn read() -> Self {
-        Now(u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Now::of(Instant::now())
+    }
+
+    /// When that was; times before the process started are its start.
+    pub fn of(instant: Instant) -> Self {
+        Now(u64::try_from(instant.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX))
     }
 }
 
@@ -82,12 +87,18 @@ impl BackendState {
     /// The backend refused a connection. `true` if it was not out yet.
     pub fn eject(&self, now: Now) -> bool {
         self.asked_at.store(now.0, Ordering::Relaxed);
-        let until = now.0.saturating_add(u64::try_from(EJECTION.as_millis()).unwrap_or(u64::MAX));
+        let until = now.0.saturating_add(EJECTION);
         self.ejected_until.swap(until, Ordering::Relaxed) <= now.0
     }
 
-    /// A probe or a request connected: whatever made it refuse is over. `true` if it was out.
-    pub fn readmit(&self) -> bool {
-        self.ejected_until.swap(0, Ordering::Relaxed) > Now::read().0
+    /// A probe or a request that began then has connected: whatever made the backend refuse is over, unless it refused
+    /// in the meantime. `true` if it was out.
+    pub fn readmit(&self, began: Now) -> bool {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        let refused_at = until.saturating_sub(EJECTION);
+        if until == 0 || refused_at >= began.0 {
+            return false;
+        }
+        self.ejected_until.compare_exchange(until, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() && until > Now::read().0
     }
 }

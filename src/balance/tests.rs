@@ -65,7 +65,9 @@ fn a_backend_that_refused_is_out_at_once_and_comes_back() {
     assert_eq!(picks(&group, 3), "BBB");
     let later = Now(NOW.0 + 10_001);
     assert!(group.backends[0].state.is_eligible(later));
-    group.backends[0].state.readmit();
+    assert!(!group.backends[0].state.readmit(Now(NOW.0 - 1)), "what connected before it refused says nothing");
+    assert_eq!(picks(&group, 3), "BBB");
+    group.backends[0].state.readmit(Now(NOW.0 + 1));
     assert!(picks(&group, 4).contains('A'));
 }
 

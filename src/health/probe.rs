@@ -18,7 +18,7 @@ use super::{Connectors, TargetKey, Targets};
 use crate::balance::ProbedAs;
 use crate::balance::Timeouts;
 use crate::balance::peer::{Connect, address_of, tls_reason};
-use crate::balance::state::BackendState;
+use crate::balance::state::{BackendState, Now};
 use crate::config::{Address, CheckKind, HealthCheck, HttpCheck};
 
 /// How much of a body is looked at.
@@ -171,10 +171,11 @@ impl CheckTrait for Probe {
         if !first {
             tokio::time::sleep(part_of(self.check.jitter)).await;
         }
+        let began = Now::read();
         match self.try_now(address, if key.host.is_empty() { &key.shown } else { &key.host }).await {
             Ok(()) => {
                 // A backend that refused connections takes them again: it need not wait for its time to be up.
-                if state.readmit() {
+                if state.readmit(began) {
                     log::info!("backend {address} accepts connections again");
                 }
                 Ok(())

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::Version;
 
+use crate::balance::state::Now;
 use crate::balance::{Backend, Group, Pick, Timeouts, Tried};
 use crate::config::{self, Route};
 use crate::decide::{Forward, Verdict};
@@ -149,7 +150,8 @@ impl Ctx {
     pub fn connected(&mut self) {
         self.attempts.connect = self.attempts.began.map(|began| began.elapsed());
         if let Some(backend) = self.backend()
-            && backend.state.readmit()
+            && let Some(began) = self.attempts.began
+            && backend.state.readmit(Now::of(began))
         {
             log::info!("backend {} accepts connections again", backend.address);
         }
