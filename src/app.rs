@@ -1,42 +1,54 @@
 //! Assembles the process from a configuration and runs it: the one file that knows everyone.
 
-use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
-use aws_lc_rs::rand;
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use pingora::connectors::TransportConnector;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
 
-use crate::config::{self, Config, Loaded};
-use crate::drain::Drain;
-use crate::health::{self, HealthChecks, Starts};
+use crate::admin;
+use crate::config::{self, Config, LogTarget};
+use crate::health::HealthChecks;
+use crate::lifecycle::assemble::{Assembled, Sources, assemble, complete};
+use crate::lifecycle::control::{Applied, Control, Fixed, Parts, Settings, Spoken, h2_idle};
+use crate::lifecycle::drain::Drain;
+use crate::lifecycle::pid_file::PidFile;
+use crate::lifecycle::readiness::{Readiness, Stage};
+use crate::lifecycle::reload::{Seed, explain_unbound, keep, say, seeds_of, versions_of};
+use crate::lifecycle::sticky_key::{self, StickyKey};
+use crate::lifecycle::stop::Stop;
+use crate::lifecycle::supervisor::Supervisor;
+use crate::lifecycle::upgrade::{Started, Takeover, Upgrades};
 use crate::observe::access_log::AccessLogger;
-use crate::proxy::listen::{AcceptService, Bound, bind};
+use crate::persist::{self, Store, digest_of};
+use crate::proxy::listen::{AcceptService, Bound, Key, Listeners, bind_all};
 use crate::proxy::{RequestIds, Shared};
-use crate::reload::{Fixed, Reloader, report};
-use crate::resolve;
 use crate::snapshot::current::Current;
-use crate::snapshot::{Carry, compile};
+use crate::snapshot::{Carry, Snapshot, compile};
 use crate::tls;
+use crate::tls::tickets::Tickets;
 
 /// Why the process does not run (any more).
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error("the configuration has errors")]
     Config,
-    #[error("cannot listen on {address}: {why}")]
-    Listen { address: std::net::SocketAddr, why: String },
+    #[error("{0}")]
+    Listen(String),
     #[error("{}: {why}", path.display())]
     State { path: PathBuf, why: String },
+    #[error("{0}")]
+    Store(persist::Error),
+    #[error("{what}: {why}")]
+    Admin { what: String, why: String },
     #[error("cannot become the user `{user}`: {why}")]
     RunAs { user: String, why: String },
     #[error("the access log cannot be opened: {0}")]
@@ -62,76 +74,315 @@ pub fn run(options: Options) -> Result<(), Failure> {
     if let Err(error) = handled_later().thread_block() {
         log::warn!("signals that come during the start may end it: {error}");
     }
-    let loaded = crate::load::load(&options.config, &config::Previous::default());
-    report(&loaded);
-    let config = accept_loaded(loaded, options.strict).ok_or(Failure::Config)?;
-    raise_file_limit();
-    let bound = bind_all(&config)?;
-    let addresses: Vec<_> = bound.iter().filter_map(|bound| bound.socket.local_addr().ok()).collect();
-    let secret = sticky_secret(&config)?;
-    let log = AccessLogger::open(&config.access_log).map_err(Failure::AccessLog)?;
-    become_user(&config)?;
+    let takeover = Takeover::from_environment().map_err(|error| Failure::Start(format!("nothing can be taken over: {error}")))?;
+    let result = start(options, takeover.as_ref());
+    match result {
+        Ok(process) => {
+            process.run(takeover);
+            Ok(())
+        }
+        Err(failure) => {
+            if let Some(takeover) = &takeover {
+                takeover.failed(&failure.to_string());
+            }
+            Err(failure)
+        }
+    }
+}
 
-    let conf = ServerConf {
+/// A process that is complete but for its threads.
+struct Process {
+    server: Server,
+    accept: AcceptService,
+    supervisor: Supervisor,
+    stop: Stop,
+    shared: Arc<Shared>,
+    readiness: Arc<Readiness>,
+    /// What is removed at the end, unless another process has its own there.
+    admin_socket: Option<PathBuf>,
+    pid_file: Option<Arc<PidFile>>,
+}
+
+impl Process {
+    fn run(self, takeover: Option<Takeover>) {
+        let Self { mut server, accept, mut supervisor, stop, shared, readiness, admin_socket, pid_file } = self;
+        supervisor.takeover = takeover;
+        server.add_boxed_service(Box::new(accept));
+        server.add_boxed_service(Box::new(Supervised(supervisor)));
+        server.run(RunArgs { shutdown_signal: Box::new(Ends(stop)) });
+        shared.log.flush();
+        if readiness.stage() == Stage::Stopping {
+            if let Some(path) = admin_socket {
+                // One that is left behind is replaced by the next start.
+                let _ = std::fs::remove_file(path);
+            }
+            if let Some(pid_file) = pid_file {
+                pid_file.remove();
+            }
+        }
+    }
+}
+
+/// What is open before privileges are given up.
+struct Opened {
+    bound: Vec<Bound>,
+    admin: admin::server::Bound,
+    sticky_key: StickyKey,
+    log: AccessLogger,
+}
+
+fn open(config: &Config, store: Option<&Store>, takeover: Option<&Takeover>) -> Result<Opened, Failure> {
+    raise_file_limit();
+    let (sockets, plain_admin) = inherited(takeover);
+    let bound = bind_all(&config.listeners, &sockets).map_err(|unbound| Failure::Listen(explain_unbound(&unbound)))?;
+    drop(sockets);
+    let admin = admin::server::bind(&config.admin, plain_admin, takeover.is_some());
+    let admin = admin.map_err(|unbound| Failure::Admin { what: unbound.what, why: unbound.why })?;
+    let sticky_key = StickyKey::new(config).map_err(|error| Failure::State {
+        path: error.path,
+        why: format!("the key of the sticky cookies cannot be kept: {}; set `state_dir` or `sticky_secret`", error.why),
+    })?;
+    let log = AccessLogger::open(&config.access_log).map_err(Failure::AccessLog)?;
+    become_user(config, store, &admin)?;
+    Ok(Opened { bound, admin, sticky_key, log })
+}
+
+fn start(options: Options, takeover: Option<&Takeover>) -> Result<Process, Failure> {
+    let started = Instant::now();
+    let path = std::path::absolute(&options.config).unwrap_or(options.config);
+    let (Loaded { config, assembled, pinned }, store, spoken) = load(&path, options.strict, takeover.is_some())?;
+    let Opened { bound, admin, sticky_key, log } = open(&config, store.as_deref(), takeover)?;
+    let tickets = takeover.map_or_else(Tickets::new, |takeover| Tickets::handed(&takeover.inheritance.tickets));
+    let tls = tls::Shared::new(tickets.map_err(|error| Failure::Start(error.to_string()))?);
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
+    server.bootstrap();
+    let conf = server.configuration.clone();
+    let (fixed, settings, idle) = (Fixed::of(&config), Settings::of(&config, &path), h2_idle(&config));
+    let (pid_file, admin_config) = (config.pid_file.clone().map(PidFile::new).map(Arc::new), config.admin.clone());
+
+    let (health, starts) = HealthChecks::new();
+    let seeds = seeds_of(&config, &assembled.seeded);
+    let last = store.as_ref().and_then(|store| store.generations().ok()?.last().map(|last| last.number));
+    let generation = last.unwrap_or(0) + 1;
+    let standing = |group: &str, backend: &str| spoken.standing(group, backend);
+    let secret = sticky_key.in_force();
+    let snapshot = compile(config, &Carry { generation, health: &health, tls: &tls, secret: &secret, standing: &standing });
+    let by = if takeover.is_some() { "an upgrade" } else { "the start" };
+    let applied = first_applied(&snapshot, assembled, pinned, by, store.as_deref(), &seeds);
+
+    let random = sticky_key::random().map_err(|error| Failure::Start(error.to_string()))?;
+    let shared = Arc::new(Shared {
+        current: Current::new(snapshot),
+        log,
+        drain: Drain::default(),
+        tls,
+        request_ids: RequestIds::new(u64::from_be_bytes(random)),
+        connector: TransportConnector::new(None),
+    });
+    let listeners = Listeners::new(&conf, shared.clone(), idle, bound);
+    let strict = options.strict;
+    let control = Arc::new(Control::new(Parts {
+        path,
+        strict,
+        fixed,
+        settings,
+        health,
+        sticky_key,
+        shared: shared.clone(),
+        listeners: listeners.clone(),
+        store,
+        applied,
+        spoken,
+    }));
+    let readiness = Arc::new(Readiness::default());
+    let admin_socket = admin.path().map(Path::to_owned);
+    let plain_admin = admin.plain().transpose().map_err(|error| Failure::Start(error.to_string()))?;
+    let upgrades = Arc::new(Upgrades::new(control.clone(), shared.clone(), readiness.clone(), Started::now(), plain_admin));
+    let asked = Arc::new(Notify::new());
+    let handed_over = upgrades.handed_over.subscribe();
+    let api = admin::api::Api {
+        control: control.clone(),
+        readiness: readiness.clone(),
+        upgrades: upgrades.clone(),
+        drain: shared.clone(),
+        stop: asked.clone(),
+        started,
+    };
+    let running = watch::channel(false).0;
+    let supervisor = Supervisor {
+        starts: Some(starts),
+        control: control.clone(),
+        readiness: readiness.clone(),
+        upgrades,
+        api: Arc::new(api),
+        admin: Some(admin),
+        admin_config,
+        accepting: running.subscribe(),
+        takeover: None,
+        pid_file: pid_file.clone(),
+        on_ready: options.on_ready,
+    };
+    let accept = AcceptService { listeners, threads: conf.threads, running };
+    let stop = Stop { shared: shared.clone(), control, readiness: readiness.clone(), asked, handed_over };
+    Ok(Process { server, accept, supervisor, stop, shared, readiness, admin_socket, pid_file })
+}
+
+fn server_conf(config: &Config) -> ServerConf {
+    ServerConf {
         threads: config.threads,
         // Idle connections to backends, for each thread: enough for many backends with bursts.
         upstream_keepalive_pool_size: 1024,
         // Attempts are bounded by the group; this is only beyond what a group may have.
         max_retries: 1024,
         ..ServerConf::default()
-    };
-    let drain_timeout = config.drain_timeout;
-    let name_servers = config.name_servers.clone();
-    let fixed = Fixed::of(&config);
-    let tls = tls::Shared::new().map_err(|error| Failure::Start(error.to_string()))?;
-    let (health, starts) = HealthChecks::new();
-    let snapshot = compile(config, &Carry { generation: 1, health: &health, tls: &tls, secret: &secret });
-    let shared = Arc::new(Shared {
-        current: Current::new(snapshot),
-        log,
-        drain: Drain::default(),
-        tls,
-        request_ids: RequestIds::new(u64::from_be_bytes(random()?)),
-        connector: TransportConnector::new(None),
-    });
-    let reloader = Reloader::new(options.config, options.strict, fixed, health, secret, shared.clone());
-    let supervisor = Supervisor { starts: Some(starts), reloader: Arc::new(reloader), addresses, name_servers, on_ready: options.on_ready };
-
-    let mut server = Server::new_with_opt_and_conf(None, conf);
-    server.bootstrap();
-    let conf = server.configuration.clone();
-    server.add_boxed_service(Box::new(AcceptService::new(&conf, shared.clone(), bound)));
-    server.add_boxed_service(Box::new(supervisor));
-    server.run(RunArgs { shutdown_signal: Box::new(Stop { shared: shared.clone(), drain_timeout }) });
-    shared.log.flush();
-    Ok(())
+    }
 }
+
+/// Keeps the configuration that the process begins with.
+fn first_applied(
+    snapshot: &Snapshot,
+    assembled: Assembled,
+    pinned: Option<u64>,
+    by: &str,
+    store: Option<&Store>,
+    seeds: &[Seed],
+) -> Applied {
+    let versions = versions_of(&snapshot.checked.sites, &assembled, store);
+    let applied = Applied {
+        generation: snapshot.generation,
+        time: SystemTime::now(),
+        digest: digest_of(&versions.files),
+        by: by.to_owned(),
+        rolled_back_to: pinned,
+        broken: assembled.broken,
+        is_kept: false,
+        refused: None,
+    };
+    let sites = snapshot.rules.sites.iter().filter(|site| !site.config.routes.is_empty()).count();
+    let is_kept = store.is_some_and(|store| keep(store, &applied.record(sites, Vec::new()), &versions, seeds));
+    Applied { is_kept, ..applied }
+}
+
+// === In Pingora's words ===
+
+struct Supervised(Supervisor);
+
+#[async_trait]
+impl ServiceWithDependents for Supervised {
+    async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize, ready: ServiceReadyNotifier) {
+        self.0.run(shutdown, || ready.notify_ready()).await;
+    }
+
+    fn name(&self) -> &'static str {
+        "supervisor"
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(1)
+    }
+}
+
+struct Ends(Stop);
+
+#[async_trait]
+impl ShutdownSignalWatch for Ends {
+    async fn recv(&self) -> ShutdownSignal {
+        self.0.ended().await;
+        // Our own drain is over: Pingora has nothing to wait for.
+        ShutdownSignal::FastShutdown
+    }
+}
+
+// === Loading ===
+
+struct Loaded {
+    config: Config,
+    assembled: Assembled,
+    /// The generation that a rollback has put in force.
+    pinned: Option<u64>,
+}
+
+/// Loads the configuration that is to be in force: that of the files, or the one that a rollback has left.
+fn load(path: &Path, strict: bool, takes_over: bool) -> Result<(Loaded, Option<Arc<Store>>, Spoken), Failure> {
+    let refused = |report: &config::diagnostic::Report| {
+        say(report);
+        Failure::Config
+    };
+    // The state directory is named in the configuration: what is kept there can only be asked for afterwards.
+    let files = config::files::Files::on_disk();
+    let loaded = crate::load::load(path, &files, &config::Previous::default());
+    let Some(config) = &loaded.config else {
+        return Err(refused(&loaded.report));
+    };
+    let store = open_store(config)?;
+    let spoken = store.as_deref().map(spoken).transpose().map_err(Failure::Store)?.unwrap_or_default();
+    let previous = config::Previous::default();
+    let sources = |kept| Sources { path, kept, previous: &previous, store: store.as_deref(), switches: &spoken.switches, prune: false };
+    let pinned = store.as_ref().and_then(|store| store.pinned().ok().flatten());
+    let kept = pinned.and_then(|number| Some((number, store.as_ref()?.texts_of(number).ok()?)));
+    if let Some((number, texts)) = kept {
+        let mut assembled = assemble(&sources(Some(texts)));
+        if let Some(config) = assembled.config.take() {
+            log::warn!("generation {number}, a rollback, is in force: the files count again with `portcullis reload`");
+            // A rollback to a rollback goes back to where that one went.
+            let records = store.as_ref().and_then(|store| store.generations().ok()).unwrap_or_default();
+            let origin = records.iter().find(|record| record.number == number).and_then(|record| record.rolled_back_to);
+            return Ok((Loaded { config, assembled, pinned: Some(origin.unwrap_or(number)) }, store, spoken));
+        }
+        log::error!("generation {number}, a rollback, cannot be used any more: the files are");
+        say(&assembled.report);
+    }
+    let mut assembled = complete(&sources(None), loaded, files.into_read());
+    let config = assembled.config.take().filter(|_| !strict || assembled.broken.is_empty());
+    let Some(config) = config else { return Err(refused(&assembled.report)) };
+    say(&assembled.report);
+    for broken in &assembled.broken {
+        log::error!("{}", broken.tell());
+    }
+    if takes_over {
+        log::info!("the configuration is good; taking over");
+    }
+    Ok((Loaded { config, assembled, pinned: None }, store, spoken))
+}
+
+fn spoken(store: &Store) -> Result<Spoken, persist::Error> {
+    Ok(Spoken { backends: store.backends()?, switches: store.switches()? })
+}
+
+/// Without a state directory the process runs, and remembers nothing.
+fn open_store(config: &Config) -> Result<Option<Arc<Store>>, Failure> {
+    match Store::open(&config.state_dir) {
+        Ok(store) => Ok(Some(Arc::new(store))),
+        Err(error @ (persist::Error::InUse { .. } | persist::Error::Damaged { .. })) => Err(Failure::Store(error)),
+        Err(error) => {
+            log::warn!("{error}: nothing is kept (no way back to former configurations, no last good version of a site after a restart)");
+            Ok(None)
+        }
+    }
+}
+
+type Sockets = Vec<(Key, Arc<TcpListener>)>;
+
+/// The sockets that the old process has handed over.
+fn inherited(takeover: Option<&Takeover>) -> (Sockets, Option<TcpListener>) {
+    let Some(Takeover { inheritance, .. }) = takeover else { return (Vec::new(), None) };
+    let socket =
+        |(address, nth, socket): &(_, _, TcpListener)| Some((Key { address: *address, nth: *nth }, Arc::new(socket.try_clone().ok()?)));
+    let plain = inheritance.plain_admin.as_ref().and_then(|socket| socket.try_clone().ok());
+    (inheritance.listeners.iter().filter_map(socket).collect(), plain)
+}
+
+// === The system ===
 
 /// Signals whose default would end the process.
 fn handled_later() -> SigSet {
-    [NixSignal::SIGHUP, NixSignal::SIGUSR1].into_iter().collect()
+    [NixSignal::SIGHUP, NixSignal::SIGUSR1, NixSignal::SIGUSR2].into_iter().collect()
 }
 
-fn accept_loaded(loaded: Loaded, strict: bool) -> Option<Config> {
-    for site in &loaded.broken_sites {
-        log::error!("site {site} is left out because of its errors and answers 503");
-    }
-    loaded.config.filter(|_| !strict || loaded.broken_sites.is_empty())
-}
-
-fn bind_all(config: &Config) -> Result<Vec<Bound>, Failure> {
-    let bind = |listener: &config::Listener| {
-        bind(listener.clone()).map_err(|error| Failure::Listen { address: listener.address, why: explain(&error, listener.address.port()) })
-    };
-    config.listeners.iter().map(bind).collect()
-}
-
-fn explain(error: &io::Error, port: u16) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => format!("another program listens there already (`ss -tlnp 'sport = :{port}'` shows which)"),
-        io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "this machine does not have the address".to_owned(),
-        _ => error.to_string(),
+/// From here on they are delivered.
+pub fn handle_signals_now() {
+    if let Err(error) = handled_later().thread_unblock() {
+        log::error!("signals cannot be received: {error}");
     }
 }
 
@@ -144,53 +395,8 @@ fn raise_file_limit() {
     }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], Failure> {
-    let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| Failure::Start("the system gives no random numbers".to_owned()))?;
-    Ok(bytes)
-}
-
-/// The key of the sticky cookies: given by hand, or made once and kept in the state directory.
-fn sticky_secret(config: &Config) -> Result<Vec<u8>, Failure> {
-    if let Some(secret) = &config.sticky_secret {
-        return Ok(secret.0.clone().into_bytes());
-    }
-    // A reload may bring the first sticky group, so the key is made wherever it can be kept.
-    let needed = config.groups.iter().any(|group| group.sticky.is_some());
-    let path = config.state_dir.join("sticky.key");
-    match kept_secret(&path) {
-        Err(error) if needed => Err(Failure::State {
-            path,
-            why: format!("the key of the sticky cookies cannot be kept: {error}; set `state_dir` or `sticky_secret`"),
-        }),
-        Err(_) => random::<32>().map(Vec::from),
-        Ok(secret) => Ok(secret),
-    }
-}
-
-fn kept_secret(path: &Path) -> io::Result<Vec<u8>> {
-    match fs::read(path) {
-        Ok(secret) if secret.len() >= 16 => return Ok(secret),
-        Ok(_) => return Err(io::Error::other("the file is damaged: remove it to have a new one made")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    let secret = random::<32>().map_err(io::Error::other)?;
-    // Written aside and renamed, so that a crash or a full disk never leaves half a key.
-    let aside = path.with_extension("new");
-    let _ = fs::remove_file(&aside);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-    file.write_all(&secret)?;
-    file.sync_all()?;
-    fs::rename(&aside, path)?;
-    Ok(secret.to_vec())
-}
-
 /// Gives up the privileges that binding needed.
-fn become_user(config: &Config) -> Result<(), Failure> {
+fn become_user(config: &Config, store: Option<&Store>, admin: &admin::server::Bound) -> Result<(), Failure> {
     use nix::unistd::{User, geteuid, initgroups, setgid, setuid};
     let Some(name) = &config.run_as else { return Ok(()) };
     let fail = |why: String| Failure::RunAs { user: name.clone(), why };
@@ -198,146 +404,16 @@ fn become_user(config: &Config) -> Result<(), Failure> {
     if geteuid() == user.uid {
         return Ok(());
     }
-    let mut owned = vec![config.state_dir.clone(), config.state_dir.join("sticky.key")];
-    if let config::LogTarget::File(path) = &config.access_log.target {
+    let mut owned = vec![config.state_dir.clone(), sticky_key::path(&config.state_dir)];
+    owned.extend(store.map(|store| store.path().to_owned()));
+    if let LogTarget::File(path) = &config.access_log.target {
         owned.push(path.clone());
     }
     for path in owned.iter().filter(|path| path.is_dir() || path.is_file()) {
         // The user goes on reading its key and writing its log. What cannot be given away is missed when it is used.
         let _ = nix::unistd::chown(path, Some(user.uid), Some(user.gid));
     }
+    admin.give_to(user.uid, user.gid, config.admin.group.is_none());
     let name_c = std::ffi::CString::new(name.as_str()).map_err(|error| fail(error.to_string()))?;
     initgroups(&name_c, user.gid).and_then(|()| setgid(user.gid)).and_then(|()| setuid(user.uid)).map_err(|error| fail(error.to_string()))
-}
-
-// === Supervisor: health checks and signals ===
-
-struct Supervisor {
-    starts: Option<Starts>,
-    reloader: Arc<Reloader>,
-    addresses: Vec<std::net::SocketAddr>,
-    name_servers: Vec<std::net::SocketAddr>,
-    on_ready: Option<OnReady>,
-}
-
-/// How often the files of certificates are looked at, at most.
-const CERTIFICATES: Duration = Duration::from_secs(1);
-/// With many files a look takes time: this much longer is waited than it took.
-const CERTIFICATES_REST: u32 = 200;
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// Follows the files of certificates, and tells daily of those that end soon.
-async fn follow_certificates(reloader: Arc<Reloader>) {
-    let mut told = None;
-    loop {
-        let (began, tell) = (Instant::now(), told.is_none_or(|told: Instant| told.elapsed() >= DAY));
-        let reloader = reloader.clone();
-        let look = move || {
-            if tell {
-                reloader.warn_of_expiry();
-            }
-            reloader.refresh_certificates();
-        };
-        // Reading files blocks. A panic costs one look.
-        let _ = tokio::task::spawn_blocking(look).await;
-        if tell {
-            told = Some(began);
-        }
-        tokio::time::sleep(CERTIFICATES.max(began.elapsed() * CERTIFICATES_REST)).await;
-    }
-}
-
-#[async_trait]
-impl ServiceWithDependents for Supervisor {
-    async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize, ready: ServiceReadyNotifier) {
-        if let Some(starts) = self.starts.take() {
-            tokio::spawn(health::run(starts));
-        }
-        tokio::spawn(follow_certificates(self.reloader.clone()));
-        tokio::spawn(resolve::keep_resolved(self.reloader.clone(), self.name_servers.clone()));
-        let (Some(mut reload), Some(mut reopen)) = (listen_to(SignalKind::hangup()), listen_to(SignalKind::user_defined1())) else {
-            return;
-        };
-        // The handlers are in place: what has come meanwhile is delivered now.
-        if let Err(error) = handled_later().thread_unblock() {
-            log::error!("signals cannot be received: {error}");
-        }
-        for address in &self.addresses {
-            log::info!("listening on {address}");
-        }
-        log::info!("portcullis {} is ready", env!("CARGO_PKG_VERSION"));
-        if let Some(on_ready) = self.on_ready.take() {
-            on_ready(&self.addresses);
-        }
-        ready.notify_ready();
-        loop {
-            tokio::select! {
-                _ = reload.recv() => {
-                    let reloader = self.reloader.clone();
-                    // Reading files and resolving names block; a panic there leaves the old configuration in force.
-                    if tokio::task::spawn_blocking(move || reloader.reload()).await.is_err() {
-                        log::error!("the reload failed by a bug; the configuration in force stays");
-                    }
-                }
-                _ = reopen.recv() => self.reloader.reopen_log(),
-                () = stopping(&mut shutdown) => return,
-            }
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        "supervisor"
-    }
-
-    fn threads(&self) -> Option<usize> {
-        Some(1)
-    }
-}
-
-async fn stopping(shutdown: &mut ShutdownWatch) {
-    // An error means that the server is gone, which is the same.
-    let _ = shutdown.wait_for(|stopping| *stopping).await;
-}
-
-fn listen_to(kind: SignalKind) -> Option<Signal> {
-    signal(kind).inspect_err(|error| log::error!("signals cannot be received: {error}")).ok()
-}
-
-// === Stop ===
-
-/// TERM, INT and QUIT finish what is under way; a second one ends at once.
-struct Stop {
-    shared: Arc<Shared>,
-    drain_timeout: Duration,
-}
-
-#[async_trait]
-impl ShutdownSignalWatch for Stop {
-    async fn recv(&self) -> ShutdownSignal {
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
-        let [Some(mut term), Some(mut int), Some(mut quit)] = kinds.map(listen_to) else {
-            return std::future::pending().await;
-        };
-        let mut next = async || {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-                _ = quit.recv() => {}
-            }
-        };
-        next().await;
-        log::info!("stopping: {} connections are open, they have {:?} to finish", self.shared.drain.connections(), self.drain_timeout);
-        tokio::select! {
-            finished = self.shared.drain.finish(self.drain_timeout) => {
-                if finished {
-                    log::info!("stopped: every connection has finished");
-                } else {
-                    log::warn!("{} connections did not finish in time and are cut", self.shared.drain.connections());
-                }
-            }
-            () = next() => log::warn!("a second signal: {} connections are cut", self.shared.drain.connections()),
-        }
-        self.shared.log.flush();
-        ShutdownSignal::FastShutdown
-    }
 }

@@ -1,18 +1,19 @@
 #![doc = include_str!("architecture.md")]
 
+pub mod admin;
 pub mod app;
 pub mod balance;
 pub mod cli;
 pub mod config;
 pub mod decide;
 pub mod demo;
-pub mod drain;
 pub mod explain;
 pub mod health;
+pub mod lifecycle;
 pub mod load;
 pub mod observe;
+pub mod persist;
 pub mod proxy;
-pub mod reload;
 pub mod resolve;
 pub mod rewrite;
 pub mod routing;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::diagnostic::Diagnostic;
+use crate::config::files::Files;
 use crate::config::{self, Config, Loaded, Previous, Site, Test, TestRequest};
 use crate::decide::{RequestView, Verdict, decide};
 use crate::rewrite::forwarded::client;
@@ -11,8 +12,8 @@ use crate::snapshot::{Rules, compile_rules};
 
 /// Reads and checks the configuration whose main file is `path`, and runs the tests of its sites. A site whose tests fail
 /// is as broken as one with a mistake.
-pub fn load(path: &Path, previous: &Previous) -> Loaded {
-    let mut loaded = config::load(path, previous);
+pub fn load(path: &Path, files: &Files, previous: &Previous) -> Loaded {
+    let mut loaded = config::load(path, files, previous);
     if let Some(config) = &mut loaded.config {
         for (index, failures) in failed_tests(config, path) {
             for failure in failures {

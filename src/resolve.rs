@@ -15,7 +15,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::task::JoinSet;
 
 use crate::config::Address;
-use crate::reload::Reloader;
+use crate::lifecycle::control::Control;
 
 /// An answer is used for at least this long, whatever it says: a name server is no load balancer.
 const LEAST: Duration = Duration::from_secs(1);
@@ -126,13 +126,13 @@ async fn look_up(servers: &[SocketAddr], name: &str, known: &[SocketAddr]) -> An
 
 /// Keeps the addresses of names up to date until the process ends. Each name is asked for by itself: one whose server is silent
 /// holds up no other.
-pub async fn keep_resolved(reloader: Arc<Reloader>, servers: Vec<SocketAddr>) {
+pub async fn keep_resolved(control: Arc<Control>) {
     let mut due: HashMap<String, Instant> = HashMap::new();
     let mut failing: HashSet<String> = HashSet::new();
     let mut asked: JoinSet<(String, Answer)> = JoinSet::new();
     let mut under_way: HashSet<String> = HashSet::new();
     loop {
-        let known = reloader.names();
+        let (known, servers) = (control.names(), control.settings().name_servers.clone());
         due.retain(|name, _| known.contains_key(name));
         let now = Instant::now();
         let is_due = |name: &String| due.get(name).is_none_or(|at| *at <= now);
@@ -151,9 +151,9 @@ pub async fn keep_resolved(reloader: Arc<Reloader>, servers: Vec<SocketAddr>) {
                 let old = known.get(&name).map(Vec::as_slice).unwrap_or_default();
                 due.insert(name.clone(), Instant::now() + take(&name, answer, old, &mut changed, &mut failing));
                 if !changed.is_empty() {
-                    let reloader = reloader.clone();
+                    let control = control.clone();
                     // Compiling groups is work; the runtime goes on meanwhile.
-                    let _ = tokio::task::spawn_blocking(move || reloader.readdress(&changed)).await;
+                    let _ = tokio::task::spawn_blocking(move || control.readdress(&changed)).await;
                 }
             }
             () = tokio::time::sleep(next) => {}

@@ -3,6 +3,7 @@
 //! Built on `pingora-load-balancing`: its `LoadBalancer` holds the backends of a group, its `HealthRegistry` their
 //! probes; ours are the selection (`round_robin`), the state of each backend (`state`) and stickiness (`sticky`).
 
+pub mod hand;
 pub mod peer;
 pub mod round_robin;
 pub mod state;
@@ -19,6 +20,7 @@ use pingora_load_balancing::{Backends, Extensions, HealthRegistry, LoadBalancer}
 use smallvec::SmallVec;
 
 use crate::config::{Address, HostSent};
+use hand::{Hand, Standing};
 use peer::{Connect, socket_address};
 use round_robin::SmoothRoundRobin;
 use state::{BackendState, Now};
@@ -38,6 +40,7 @@ pub struct Backend {
     /// The name that its probes go by, where they show one.
     pub probed_as: ProbedAs,
     pub state: Arc<BackendState>,
+    pub hand: Hand,
 }
 
 /// Travels with a backend to its probes: two names at one address may be two servers.
@@ -124,7 +127,7 @@ impl Group {
     pub fn pick(&self, cookie: Option<&str>, tried: &[u16], now: Now) -> Option<Pick> {
         let stuck = cookie.zip(self.stickiness.as_ref()).and_then(|(cookie, stickiness)| stickiness.backend(cookie));
         if let Some(backend) = stuck
-            && self.is_eligible(backend, tried, now)
+            && self.may_stay(backend, tried, now)
         {
             return Some(Pick { backend, stuck: true });
         }
@@ -136,7 +139,9 @@ impl Group {
     /// The last resort before a 503: a backend that refused a connection a while ago may be back.
     fn trial(&self, tried: &[u16], now: Now) -> Option<u16> {
         let mut backends = (0..).zip(&self.backends).filter(|(index, _)| !tried.contains(index));
-        backends.find(|(_, backend)| backend.state.may_be_tried(now)).map(|(index, _)| index)
+        backends
+            .find(|(_, backend)| backend.hand.standing() == Standing::Enabled && backend.state.may_be_tried(now))
+            .map(|(index, _)| index)
     }
 
     fn next(&self, backup: bool, tried: &[u16], now: Now) -> Option<u16> {
@@ -151,7 +156,14 @@ impl Group {
     }
 
     fn is_eligible(&self, index: u16, tried: &[u16], now: Now) -> bool {
-        !tried.contains(&index) && self.backend(index).is_some_and(|backend| backend.state.is_eligible(now))
+        let is_eligible = |backend: &Backend| backend.hand.standing() == Standing::Enabled && backend.state.is_eligible(now);
+        !tried.contains(&index) && self.backend(index).is_some_and(is_eligible)
+    }
+
+    /// Whether a client that sticks to a backend goes on with it: also while it is draining.
+    fn may_stay(&self, index: u16, tried: &[u16], now: Now) -> bool {
+        let may_stay = |backend: &Backend| backend.hand.standing() != Standing::Disabled && backend.state.is_eligible(now);
+        !tried.contains(&index) && self.backend(index).is_some_and(may_stay)
     }
 
     pub fn backend(&self, index: u16) -> Option<&Backend> {

@@ -10,6 +10,7 @@ fn group(spec: &[(usize, bool)], sticky: bool) -> Group {
     let backends: Vec<Backend> = (1u16..)
         .zip(spec)
         .map(|(n, (weight, backup))| Backend {
+            hand: Hand::default(),
             name: format!("b{n}"),
             host: format!("b{n}"),
             address: Address::Inet(([127, 0, 0, 1], n).into()),

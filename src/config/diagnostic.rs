@@ -18,15 +18,15 @@ pub enum Severity {
 #[derive(Debug)]
 pub struct Source {
     pub path: PathBuf,
-    pub text: String,
+    pub text: Arc<str>,
     /// Where lines start, found when a place is first asked for.
     lines: OnceLock<Vec<usize>>,
     shared_path: OnceLock<Arc<Path>>,
 }
 
 impl Source {
-    pub fn new(path: PathBuf, text: String) -> Self {
-        Self { path, text, lines: OnceLock::new(), shared_path: OnceLock::new() }
+    pub fn new(path: PathBuf, text: impl Into<Arc<str>>) -> Self {
+        Self { path, text: text.into(), lines: OnceLock::new(), shared_path: OnceLock::new() }
     }
 
     /// The path, for many to keep.
@@ -137,7 +137,7 @@ impl Diagnostic {
 
 /// The line around a place. Only the first line of a span is shown, so that a block stays short.
 fn excerpt<'a>(place: &'a Place, kind: AnnotationKind, label: &'a str) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-    let text = place.source.text.as_str();
+    let text = &*place.source.text;
     let line_end = text.get(place.span.start..).and_then(|rest| rest.find('\n')).map_or(text.len(), |n| place.span.start + n);
     let end = place.span.end.min(line_end).max(place.span.start);
     let path = place.source.path.to_string_lossy();

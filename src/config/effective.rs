@@ -9,8 +9,8 @@ use serde_yaml::Value;
 use super::raw::{self, Condition, Limit, OneOrMany, Short, Word};
 use super::units::{Size, Time};
 use super::{
-    AccessLog, CheckKind, Config, Group, GroupId, HealthCheck, HostSent, HttpCheck, Listener, LogFormat, LogTarget, Member, Protocol,
-    Respond, RespondBody, Route, Site, SiteCertificates, Target, Timeouts, Unknown, UnknownHost, UsersRule,
+    AccessLog, Admin, CheckKind, Config, Group, GroupId, HealthCheck, HostSent, HttpCheck, Listener, LogFormat, LogTarget, Member,
+    Protocol, Respond, RespondBody, Route, Site, SiteCertificates, Target, Timeouts, Unknown, UnknownHost, UsersRule,
 };
 use crate::rewrite::headers::{HeaderEdit, Name, Value as HeaderText};
 use crate::rewrite::template::SECRET;
@@ -84,6 +84,10 @@ fn main(config: &Config) -> raw::Main {
         sticky_secret: config.sticky_secret.as_ref().map(|_| SECRET.to_owned()),
         access_log: Some(access_log(&config.access_log)),
         drain_timeout: time(config.drain_timeout),
+        drain_delay: time(config.drain_delay),
+        admin: Some(admin(&config.admin)),
+        watch: config.watch,
+        pid_file: config.pid_file.clone(),
         defaults: raw::Defaults::default(),
         backend_groups: groups.map(|group| (group.name.clone(), self::group(group))).collect(),
         sites: paths(config.sites.iter().map(|site| site.path.display().to_string()).collect()),
@@ -96,6 +100,7 @@ fn listener(listener: &Listener) -> raw::Listener {
         address: listener.address.to_string(),
         name: Some(listener.name.clone()),
         tls: listener.tls,
+        freebind: listener.freebind,
         keep_alive: time(listener.keep_alive),
         header_deadline: time(listener.header_deadline),
         send_timeout: time(listener.send_timeout),
@@ -103,6 +108,12 @@ fn listener(listener: &Listener) -> raw::Listener {
         max_connections: Some(listener.max_connections),
         max_requests: Some(listener.max_requests),
     }
+}
+
+fn admin(admin: &Admin) -> Short<raw::Admin> {
+    let socket = admin.socket.as_ref().map_or_else(|| "off".to_owned(), |path| path.display().to_string());
+    let address = admin.address.map(|address| address.to_string());
+    Short::Long(raw::Admin { socket: Some(socket), group: admin.group.clone(), address })
 }
 
 fn access_log(log: &AccessLog) -> Short<raw::AccessLog> {
@@ -236,6 +247,8 @@ fn site(site: &Site, config: &Config) -> raw::Site {
                 page: closed.page_file.clone(),
             })
         }),
+        groups: switch(site, &group_of),
+        active: site.switch.as_ref().map(|switch| switch.active.clone()),
         backends: own.map(|group| backends(&group.members)),
         balance: own.map(|_| "round_robin".to_owned()),
         health_check: own.map(|group| health_check(group.health_check.as_ref(), false)),
@@ -246,6 +259,11 @@ fn site(site: &Site, config: &Config) -> raw::Site {
         routes: site.routes.iter().map(|route| self::route(route, site, &group_of)).collect(),
         ..raw::Site::default()
     }
+}
+
+fn switch<'c>(site: &Site, group_of: &impl Fn(GroupId) -> Option<&'c Group>) -> BTreeMap<String, String> {
+    let groups = site.switch.iter().flat_map(|switch| &switch.groups);
+    groups.filter_map(|(name, group)| Some((name.clone(), group_of(*group)?.name.clone()))).collect()
 }
 
 fn tls(tls: &super::SiteTls) -> Short<raw::Tls> {
@@ -269,7 +287,7 @@ fn route<'g>(route: &Route, site: &Site, group_of: &impl Fn(GroupId) -> Option<&
     let texts = |pairs: &[(String, TextMatch)]| pairs.iter().map(|(name, text)| (name.clone(), wanted(text))).collect();
     let methods: Vec<String> = conditions.methods.iter().map(ToString::to_string).collect();
     let group = match &route.target {
-        Target::Group(id) => group_of(*id),
+        Target::Group(id) if !route.to_active => group_of(*id),
         _ => None,
     };
     let to_backends = matches!(route.target, Target::Group(_) | Target::Users(_));

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod diagnostic;
 pub mod effective;
+pub mod files;
 mod group;
 pub mod origin;
 pub mod places;
@@ -25,15 +26,17 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::routing::users::UserTable;
+use crate::routing::users::Users;
 use crate::tls::store::Store;
 use diagnostic::Report;
+use files::Files;
 
+pub use check::digest_of;
 pub use group::{Address, Backend, BackendTls, CheckKind, Group, HealthCheck, HostSent, HttpCheck, Member, Protocol, Sticky, Timeouts};
 pub use raw::schema::{Kind as FileKind, reference, schema};
 pub use site::{
-    ErrorPages, Expected, Hsts, HttpsRedirect, Maintenance, Redirect, Respond, RespondBody, Route, Site, SiteCertificates, SiteTls, Target,
-    Test, TestRequest, Unknown, UsersRule,
+    ErrorPages, Expected, Hsts, HttpsRedirect, Maintenance, Redirect, Respond, RespondBody, Route, Site, SiteCertificates, SiteTls, Switch,
+    Target, Test, TestRequest, Unknown, UsersRule,
 };
 pub use source::read_limited_bytes as read_file;
 
@@ -54,12 +57,21 @@ pub struct Config {
     pub access_log: AccessLog,
     /// How long requests may take to finish when the process stops.
     pub drain_timeout: Duration,
+    /// How long a process that stops goes on accepting, so that others see first that it is not ready.
+    pub drain_delay: Duration,
     /// Groups of the main file, then those of sites; `GroupId`s count through them.
     pub groups: Vec<Group>,
     pub sites: Vec<Arc<Site>>,
-    pub users: Arc<UserTable>,
+    pub users: Users,
     /// Where the users are from.
     pub users_files: Vec<PathBuf>,
+    /// The patterns that sites are found by.
+    pub site_patterns: Vec<PathBuf>,
+    pub admin: Admin,
+    /// A change of the files is a reload.
+    pub watch: bool,
+    /// Where the process writes its number.
+    pub pid_file: Option<PathBuf>,
     /// The certificates that sites with `tls: true` choose from.
     pub store: Option<Arc<Store>>,
     /// The pages of answers that belong to no site.
@@ -81,6 +93,8 @@ pub struct Listener {
     pub name: String,
     pub address: SocketAddr,
     pub tls: bool,
+    /// The address may come later: a virtual one that another machine has now.
+    pub freebind: bool,
     /// How long a connection may stay without a request.
     pub keep_alive: Duration,
     /// How long the whole head of a request (and the TLS handshake) may take.
@@ -102,6 +116,19 @@ pub enum UnknownHost {
     NotFound,
     /// The site of that name answers.
     Site(String),
+}
+
+/// How the process is asked and told things while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// `None`: there is none.
+    pub socket: Option<PathBuf>,
+    /// The configuration names the socket: it must be there.
+    pub socket_is_given: bool,
+    /// The OS group that may use it; `None`: the process's own.
+    pub group: Option<String>,
+    /// Where `/livez` and `/readyz` are answered in plain HTTP.
+    pub address: Option<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,9 +181,9 @@ pub struct Previous {
 }
 
 /// Reads and checks the configuration whose main file is `path`. Names of backends are resolved, nothing is written.
-pub fn load(path: &Path, previous: &Previous) -> Loaded {
+pub fn load(path: &Path, files: &Files, previous: &Previous) -> Loaded {
     let mut report = Report::default();
-    let checked = check::check(path, previous, &mut report);
+    let checked = check::check(path, files, previous, &mut report);
     match checked {
         Some((config, broken_sites)) => Loaded { config: Some(config), broken_sites, report },
         None => Loaded { config: None, broken_sites: Vec::new(), report },

@@ -1,11 +1,22 @@
-//! Finds places again that nobody keeps: there may be a million rows, and only `explain` asks for one.
+//! Finds single things in files again: places that nobody keeps, since there may be a million rows, and the admin socket.
 
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Report;
+use super::files::Files;
 use super::origin::Origin;
-use super::source::read_document;
-use super::tree::Kind;
+use super::source::{read_document, relative_to};
+use super::tree::{Kind, Step};
+
+/// The admin socket that a main file names, whatever else is wrong with it. `None`: none, or it cannot be read.
+pub fn admin_socket(file: &Path) -> Option<PathBuf> {
+    let document = read_document(&Files::on_disk(), file, &mut Report::default())?;
+    let admin = document.root.child(&Step::Key("admin".to_owned()))?;
+    match &admin.child(&Step::Key("socket".to_owned()))?.kind {
+        Kind::Scalar { text, .. } => Some(relative_to(file, Path::new(text))),
+        Kind::Sequence(_) | Kind::Mapping(_) => None,
+    }
+}
 
 /// Where a user's row is.
 pub fn user_place(files: &[PathBuf], user: &str) -> Option<Origin> {
@@ -13,7 +24,7 @@ pub fn user_place(files: &[PathBuf], user: &str) -> Option<Origin> {
 }
 
 fn in_file(file: &Path, user: &str) -> Option<Origin> {
-    let document = read_document(file, &mut Report::default())?;
+    let document = read_document(&Files::on_disk(), file, &mut Report::default())?;
     let Kind::Mapping(entries) = &document.root.kind else { return None };
     let users = entries.iter().find(|entry| entry.key == "users")?;
     let span = users.value.key_span(user)?;

@@ -42,6 +42,18 @@ pub struct Site {
     /// Invariant: empty exactly when the site is broken; it then answers 503.
     pub routes: Vec<Route>,
     pub tests: Arc<[Test]>,
+    /// Groups of which one is in use.
+    pub switch: Option<Switch>,
+    /// The SHA-256 of the file's text: whether the site has changed.
+    pub digest: [u8; 32],
+}
+
+/// Backend groups of which one gets the site's requests: blue and green.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// By the name that the site gives them.
+    pub groups: Vec<(String, GroupId)>,
+    pub active: String,
 }
 
 /// TLS towards clients.
@@ -104,6 +116,8 @@ pub struct Route {
     pub pattern: PathPattern,
     pub conditions: Conditions,
     pub target: Target,
+    /// The target is whichever group of the site's switch is active.
+    pub to_active: bool,
     /// How many leading segments of the path the backend does not see.
     pub strip: Option<usize>,
     pub timeouts: Timeouts,
@@ -216,7 +230,20 @@ impl Site {
             secret_headers: Vec::new(),
             routes: Vec::new(),
             tests: Arc::new([]),
+            switch: None,
+            digest: [0; 32],
         }
+    }
+
+    /// Sends what goes to the active group to another one of the switch. `false`: the switch has none of that name.
+    pub fn activate(&mut self, name: &str) -> bool {
+        let Some(switch) = &mut self.switch else { return false };
+        let Some((_, group)) = switch.groups.iter().find(|(other, _)| other == name) else { return false };
+        name.clone_into(&mut switch.active);
+        for route in self.routes.iter_mut().filter(|route| route.to_active) {
+            route.target = Target::Group(*group);
+        }
+        true
     }
 
     /// Puts the number of the site's own group where only its place was kept.
@@ -238,6 +265,7 @@ impl Route {
             pattern,
             conditions: Conditions::default(),
             target,
+            to_active: false,
             strip: None,
             timeouts: Timeouts::default(),
             max_body: None,

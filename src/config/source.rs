@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Report, Source};
+use super::files::Files;
 use super::tree::Document;
 
 /// A configuration file beyond this size is a mistake (a table of a million users has some 50 MB).
@@ -15,8 +16,8 @@ const MAX_FILE: u64 = 1 << 30;
 const MAX_FILLED: u64 = 64 << 10;
 
 /// Reads and parses one file, with its placeholders filled in.
-pub(crate) fn read_document(path: &Path, report: &mut Report) -> Option<Document> {
-    let text = match read_text(path) {
+pub(crate) fn read_document(files: &Files, path: &Path, report: &mut Report) -> Option<Document> {
+    let text = match files.text(path) {
         Ok(text) => text,
         Err(why) => {
             report.push(Diagnostic::about_file(path, why));
@@ -63,8 +64,8 @@ fn read_limited(path: &Path, limit: u64) -> Result<String, String> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// The files that a pattern of the file `from` names, in the order of their names.
-pub(crate) fn files_of(pattern: &str, from: &Path) -> Result<Vec<PathBuf>, String> {
+/// The files on disk that a pattern of the file `from` names, in the order of their names.
+pub(crate) fn files_on_disk(pattern: &str, from: &Path) -> Result<Vec<PathBuf>, String> {
     let full = relative_to(from, Path::new(pattern));
     if !pattern.contains(['*', '?', '[']) {
         return fs::metadata(&full).map(|_| vec![full.clone()]).map_err(|error| format!("{}: cannot be read: {error}", full.display()));

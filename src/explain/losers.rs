@@ -52,7 +52,7 @@ impl Context<'_> {
         let winner = self.rehearsal.site.and_then(|site| self.snapshot.site(site));
         let won = winner.and_then(|site| site.config.domains.iter().find(matching));
         let mut losers = Vec::new();
-        for (index, site) in (0..).zip(&self.snapshot.rules.sites) {
+        for (index, site) in (0..).zip(self.snapshot.rules.sites.iter()) {
             let Some(pattern) = site.config.domains.iter().find(matching).filter(|_| Some(index) != self.rehearsal.site) else { continue };
             let why = match won {
                 _ if !site.answers_on(&self.imagined.listener.name) => "it does not answer on this listener".to_owned(),

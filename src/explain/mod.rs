@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use crate::balance::hand::Standing;
 use crate::config::origin::Origin;
 use crate::config::places::user_place;
 use crate::config::{self, Config, Listener};
@@ -153,8 +154,9 @@ pub fn explain(config: Config, question: &Question) -> Result<Explanation, Strin
     let users_files = config.users_files.clone();
     let listeners = config.listeners.clone();
     let (health, _nobody) = HealthChecks::new();
-    let tls = tls::Shared::new().map_err(|error| error.to_string())?;
-    let snapshot = Arc::new(compile(config, &Carry { generation: 0, health: &health, tls: &tls, secret: b"" }));
+    let tls = tls::Shared::new(tls::tickets::Tickets::new().map_err(|error| error.to_string())?);
+    let snapshot =
+        Arc::new(compile(config, &Carry { generation: 0, health: &health, tls: &tls, secret: b"", standing: &|_, _| Standing::Enabled }));
     let (imagined, url) = imagine(question, &listeners, &snapshot)?;
     let rehearsal = rehearse(snapshot.clone(), &imagined).map_err(|error| format!("no such request can be made: {error}"))?;
     let context = Context { snapshot: &snapshot, imagined: &imagined, rehearsal: &rehearsal };

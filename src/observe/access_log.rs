@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use super::record::Record;
-use crate::config::{AccessLog, LogFormat, LogTarget};
+use crate::config::{AccessLog, LogTarget};
 
 /// Lines that may wait for the writer; beyond them lines are dropped and counted.
 const QUEUE: usize = 16 << 10;
@@ -23,21 +25,74 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-/// The way into the access log; cheap to clone.
-#[derive(Clone)]
-pub struct AccessLogger {
+/// The way into the access log, which a reload may lead elsewhere.
+pub struct AccessLogger(ArcSwap<Log>);
+
+struct Log {
+    config: AccessLog,
     /// `None`: the log is off.
     queue: Option<SyncSender<Message>>,
-    format: LogFormat,
     dropped: Arc<AtomicU64>,
 }
 
 impl AccessLogger {
     /// Opens the log and starts its writer.
     pub fn open(config: &AccessLog) -> io::Result<Self> {
+        Log::open(config).map(|log| Self(ArcSwap::from_pointee(log)))
+    }
+
+    /// Opens what a new configuration says. The error leaves the log as it is.
+    pub fn prepare(&self, config: &AccessLog) -> io::Result<Option<Prepared>> {
+        let changed = self.0.load().config != *config;
+        changed.then(|| Log::open(config).map(Prepared)).transpose()
+    }
+
+    /// Writes there from now on; what was written before is written where it was meant for.
+    pub fn apply(&self, prepared: Prepared) {
+        self.0.store(Arc::new(prepared.0));
+    }
+
+    /// Hands a line to the writer; never waits.
+    pub fn write(&self, record: &Record<'_>) {
+        let log = self.0.load();
+        let Some(queue) = &log.queue else { return };
+        if queue.try_send(Message::Line(record.line(log.config.format))).is_err() {
+            log.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.0.load().queue.is_some()
+    }
+
+    /// Opens the file again, after a rotation has moved it.
+    pub fn reopen(&self) {
+        if let Some(queue) = &self.0.load_full().queue {
+            // The writer lives as long as its queue.
+            let _ = queue.send(Message::Reopen);
+        }
+    }
+
+    /// Waits until everything is written: the last thing before the process ends.
+    pub fn flush(&self) {
+        let log = self.0.load_full();
+        let Some(queue) = &log.queue else { return };
+        let (done, wait) = sync_channel(1);
+        if queue.send(Message::Flush(done)).is_ok() {
+            // A disk that hangs must not keep the process from ending.
+            let _ = wait.recv_timeout(Duration::from_secs(2));
+        }
+    }
+}
+
+/// A log that is open and not in use yet.
+pub struct Prepared(Log);
+
+impl Log {
+    fn open(config: &AccessLog) -> io::Result<Self> {
         let dropped = Arc::new(AtomicU64::new(0));
         let output = match &config.target {
-            LogTarget::Off => return Ok(Self { queue: None, format: config.format, dropped }),
+            LogTarget::Off => return Ok(Self { config: config.clone(), queue: None, dropped }),
             LogTarget::Stdout => Output::Stdout(io::stdout()),
             LogTarget::File(path) => Output::File(append(path)?),
         };
@@ -45,37 +100,7 @@ impl AccessLogger {
         let (queue, messages) = sync_channel(QUEUE);
         let writer = Writer { output: BufWriter::with_capacity(64 << 10, output), path, dropped: dropped.clone(), complained: None };
         std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(&messages))?;
-        Ok(Self { queue: Some(queue), format: config.format, dropped })
-    }
-
-    /// Hands a line to the writer; never waits.
-    pub fn write(&self, record: &Record<'_>) {
-        let Some(queue) = &self.queue else { return };
-        if queue.try_send(Message::Line(record.line(self.format))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub fn is_on(&self) -> bool {
-        self.queue.is_some()
-    }
-
-    /// Opens the file again, after a rotation has moved it.
-    pub fn reopen(&self) {
-        if let Some(queue) = &self.queue {
-            // The writer lives as long as the process.
-            let _ = queue.send(Message::Reopen);
-        }
-    }
-
-    /// Waits until everything is written: the last thing before the process ends.
-    pub fn flush(&self) {
-        let Some(queue) = &self.queue else { return };
-        let (done, wait) = sync_channel(1);
-        if queue.send(Message::Flush(done)).is_ok() {
-            // A disk that hangs must not keep the process from ending.
-            let _ = wait.recv_timeout(Duration::from_secs(2));
-        }
+        Ok(Self { config: config.clone(), queue: Some(queue), dropped })
     }
 }
 

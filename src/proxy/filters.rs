@@ -25,13 +25,11 @@ use super::{Shared, apply};
 /// Our side of Pingora's proxy.
 pub struct Filters {
     shared: Arc<Shared>,
-    drain: tokio::sync::watch::Receiver<bool>,
 }
 
 impl Filters {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let drain = shared.drain.watch();
-        Self { shared, drain }
+        Self { shared }
     }
 }
 
@@ -144,8 +142,8 @@ impl ProxyHttp for Filters {
     }
 
     async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
-        if *self.drain.borrow() {
-            // The process began to stop while the backend was at work: the client learns it from this answer.
+        if ctx.facts.as_ref().is_some_and(|facts| *facts.finish.borrow()) {
+            // The process or its listener began to stop while the backend was at work: the client learns it from this answer.
             session.set_keepalive(None);
         }
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {

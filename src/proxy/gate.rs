@@ -42,7 +42,7 @@ where
 {
     /// Serves a connection to its end.
     pub(super) async fn serve(self: Arc<Self>, mut conn: Conn) {
-        let mut drain = self.shared.drain.watch();
+        let mut drain = conn.facts.finish.clone();
         let mut served = 0;
         loop {
             // The large futures are boxed, so that the task of a parked connection stays small.

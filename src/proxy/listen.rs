@@ -1,91 +1,293 @@
-//! Listening sockets: bound before the process becomes ready, accepted from inside Pingora's server.
+//! The listening sockets of the process: bound before it becomes ready, opened, changed and closed while it runs.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
-use rustls::server::Acceptor;
-use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tokio_rustls::LazyConfigAcceptor;
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use super::accept::{Accepting, Live, accept};
 use super::filters::Filters;
 use super::gate::Gate;
-use super::wire::{Conn, Facts, TlsFacts};
 use super::{Shared, carrier};
 use crate::config::Listener;
-use crate::observe::record::Record;
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: i32 = 4096;
-/// The time between two lines that say that the limit of connections is reached.
-const LIMIT_TOLD: Duration = Duration::from_secs(10);
-/// How long accepting rests when the process has no file descriptors left.
-const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// What a socket is found by: its address as configured, and which one of that address it is (`:0` may stand for several).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub address: SocketAddr,
+    pub nth: usize,
+}
 
 /// A bound socket with its settings.
 pub struct Bound {
-    pub socket: TcpListener,
-    pub listener: Listener,
+    pub key: Key,
+    pub socket: Arc<TcpListener>,
+    pub listener: Arc<Listener>,
 }
 
-/// Binds a listener. The error is about the address alone: whoever calls names it.
-pub fn bind(listener: Listener) -> io::Result<Bound> {
-    let all = listener.address.ip().is_unspecified() && listener.address.is_ipv6();
-    let socket = match open(listener.address) {
-        // A machine without IPv6 still has all its IPv4 addresses.
-        Err(error) if all && error.raw_os_error() == Some(97) => open(SocketAddr::from((Ipv4Addr::UNSPECIFIED, listener.address.port())))?,
-        socket => socket?,
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub struct Unbound {
+    pub address: SocketAddr,
+    pub error: io::Error,
+}
+
+/// What is known of a listener that is open.
+pub struct Seen {
+    pub listener: Arc<Listener>,
+    /// The address that it has: the port where 0 was asked for.
+    pub address: Option<SocketAddr>,
+    pub connections: usize,
+}
+
+/// The listeners of a configuration, each bound to its address.
+pub struct Prepared {
+    bound: Vec<Bound>,
+}
+
+/// The listening sockets in force.
+pub struct Listeners {
+    gate: Arc<Gate<Filters>>,
+    /// Where connections are served.
+    runtime: OnceLock<Handle>,
+    open: Mutex<Vec<Open>>,
+}
+
+struct Open {
+    key: Key,
+    socket: Arc<TcpListener>,
+    live: Arc<Live>,
+    accepting: watch::Sender<Accepting>,
+    task: Option<JoinHandle<()>>,
+}
+
+// === Binding ===
+
+/// Binds listeners, each to the socket that `have` has for it or to a new one. Nothing is accepted yet.
+pub fn bind_all(listeners: &[Listener], have: &[(Key, Arc<TcpListener>)]) -> Result<Vec<Bound>, Unbound> {
+    let keys = keys_of(listeners);
+    let leaving: Vec<&Arc<TcpListener>> = have.iter().filter(|(key, _)| !keys.contains(key)).map(|(_, socket)| socket).collect();
+    let bind = |(key, listener): (Key, &Listener)| {
+        let kept = have.iter().find(|(other, _)| *other == key).map(|(_, socket)| socket.clone());
+        let socket = match kept {
+            Some(socket) => socket,
+            None => Arc::new(bind(listener, &leaving).map_err(|error| Unbound { address: listener.address, error })?),
+        };
+        Ok(Bound { key, socket, listener: Arc::new(listener.clone()) })
     };
-    Ok(Bound { socket, listener })
+    keys_of(listeners).into_iter().zip(listeners).map(bind).collect()
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
+fn keys_of(listeners: &[Listener]) -> Vec<Key> {
+    let nth = |index: usize, address| listeners.iter().take(index).filter(|other| other.address == address).count();
+    listeners.iter().enumerate().map(|(index, own)| Key { address: own.address, nth: nth(index, own.address) }).collect()
+}
+
+fn bind(listener: &Listener, leaving: &[&Arc<TcpListener>]) -> io::Result<TcpListener> {
+    let all = listener.address.ip().is_unspecified() && listener.address.is_ipv6();
+    match open(listener, listener.address, leaving) {
+        // A machine without IPv6 still has all its IPv4 addresses.
+        Err(error) if all && error.raw_os_error() == Some(97) => {
+            open(listener, SocketAddr::from((Ipv4Addr::UNSPECIFIED, listener.address.port())), leaving)
+        }
+        bound => bound,
+    }
+}
+
+fn open(listener: &Listener, address: SocketAddr, leaving: &[&Arc<TcpListener>]) -> io::Result<TcpListener> {
+    match listen(listener, address, false) {
+        // From `:80` to `192.0.2.1:80`: our own socket is in the way, and closes only when the new one is there.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let same_port = |socket: &&&Arc<TcpListener>| socket.local_addr().is_ok_and(|local| local.port() == address.port());
+            let in_the_way: Vec<_> = leaving.iter().filter(same_port).collect();
+            if in_the_way.is_empty() {
+                return Err(error);
+            }
+            for socket in &in_the_way {
+                SockRef::from(socket.as_ref()).set_reuse_port(true)?;
+            }
+            let bound = listen(listener, address, true);
+            for socket in &in_the_way {
+                SockRef::from(socket.as_ref()).set_reuse_port(false)?;
+            }
+            bound
+        }
+        bound => bound,
+    }
+}
+
+fn listen(listener: &Listener, address: SocketAddr, beside: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
+    if listener.freebind {
+        match address {
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+    }
     // A restart must not wait for connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    if beside {
+        socket.set_reuse_port(true)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    if beside {
+        // Only for this moment: another program must not share the address later.
+        socket.set_reuse_port(false)?;
+    }
     Ok(socket.into())
 }
 
-/// Accepts connections and gives each to the gate, until the process drains.
-pub struct AcceptService {
-    bound: Vec<Bound>,
-    gate: Arc<Gate<Filters>>,
-    threads: usize,
+// === impl Listeners ===
+
+impl Listeners {
+    pub fn new(conf: &Arc<ServerConf>, shared: Arc<Shared>, h2_idle: Duration, bound: Vec<Bound>) -> Arc<Self> {
+        let gate = Arc::new(Gate { carrier: Arc::new(carrier(conf, shared.clone(), h2_idle)), shared });
+        let open = bound.into_iter().map(Open::new).collect();
+        Arc::new(Self { gate, runtime: OnceLock::new(), open: Mutex::new(open) })
+    }
+
+    /// Binds what a configuration asks for and is not bound yet. Nothing in force changes.
+    pub fn prepare(&self, wanted: &[Listener]) -> Result<Prepared, Unbound> {
+        Ok(Prepared { bound: bind_all(wanted, &self.sockets())? })
+    }
+
+    /// Puts listeners in force: new ones accept, those that stay have their new settings, those that are gone close. Their
+    /// connections finish the request that they are at; WebSockets stay.
+    pub fn apply(&self, prepared: Prepared) {
+        let mut open = self.lock();
+        let mut old = std::mem::take(&mut *open);
+        for bound in prepared.bound {
+            match old.iter().position(|open| open.key == bound.key) {
+                Some(index) => {
+                    let kept = old.swap_remove(index);
+                    kept.live.set(bound.listener);
+                    open.push(kept);
+                }
+                None => {
+                    log::info!("listening on {}", bound.socket.local_addr().unwrap_or(bound.key.address));
+                    let mut new = Open::new(bound);
+                    self.start(&mut new);
+                    open.push(new);
+                }
+            }
+        }
+        for gone in old {
+            log::info!("no longer listening on {}", gone.socket.local_addr().unwrap_or(gone.key.address));
+            gone.close();
+        }
+    }
+
+    /// Begins to accept.
+    pub fn resume(&self) {
+        for open in self.lock().iter_mut() {
+            open.live.finish.send_replace(false);
+            open.accepting.send_replace(Accepting::On);
+            self.start(open);
+        }
+    }
+
+    /// Ends accepting at once; the sockets stay open, and whoever waits in their queues is somebody else's or waits for
+    /// `resume`.
+    pub async fn pause(&self) {
+        let pause = |open: &mut Open| {
+            open.accepting.send_replace(Accepting::Paused);
+            open.task.take()
+        };
+        let tasks: Vec<_> = self.lock().iter_mut().filter_map(pause).collect();
+        for task in tasks {
+            // It ends by itself; a panic would have ended it as well.
+            let _ = task.await;
+        }
+    }
+
+    /// Tells all connections to finish; accepting ends once nobody waits in the kernel's queues, unless it is paused.
+    pub fn finish(&self) {
+        for open in self.lock().iter() {
+            open.live.finish.send_replace(true);
+            open.accepting.send_if_modified(|accepting| {
+                let on = *accepting == Accepting::On;
+                if on {
+                    *accepting = Accepting::Closing;
+                }
+                on
+            });
+        }
+    }
+
+    /// The sockets, to be handed to another process.
+    pub fn sockets(&self) -> Vec<(Key, Arc<TcpListener>)> {
+        self.lock().iter().map(|open| (open.key.clone(), open.socket.clone())).collect()
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        let seen = |open: &Open| Seen {
+            listener: open.live.settings.load_full(),
+            address: open.socket.local_addr().ok(),
+            connections: open.live.connections(),
+        };
+        self.lock().iter().map(seen).collect()
+    }
+
+    fn start(&self, open: &mut Open) {
+        // Before the runtime runs nothing is started; its service does that for all.
+        let Some(runtime) = self.runtime.get() else { return };
+        let _inside = runtime.enter();
+        match open.socket.try_clone().and_then(tokio::net::TcpListener::from_std) {
+            Ok(socket) => open.task = Some(tokio::spawn(accept(socket, open.live.clone(), open.accepting.subscribe(), self.gate.clone()))),
+            Err(error) => log::error!("{}: cannot be accepted from: {error}", open.key.address),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl AcceptService {
-    pub fn new(conf: &Arc<ServerConf>, shared: Arc<Shared>, bound: Vec<Bound>) -> Self {
-        let h2_idle = bound.iter().map(|bound| bound.listener.keep_alive).max().unwrap_or(Duration::from_secs(60));
-        let gate = Gate { carrier: Arc::new(carrier(conf, shared.clone(), h2_idle)), shared };
-        Self { bound, gate: Arc::new(gate), threads: conf.threads }
+impl Open {
+    fn new(bound: Bound) -> Self {
+        let Bound { key, socket, listener } = bound;
+        Self { key, socket, live: Live::new(listener), accepting: watch::channel(Accepting::On).0, task: None }
     }
+
+    fn close(self) {
+        self.live.finish.send_replace(true);
+        self.accepting.send_replace(Accepting::Closing);
+    }
+}
+
+// === Service ===
+
+/// Carries the connections: its runtime is theirs.
+pub struct AcceptService {
+    pub listeners: Arc<Listeners>,
+    pub threads: usize,
+    /// Told once the runtime runs and `resume` has an effect.
+    pub running: watch::Sender<bool>,
 }
 
 #[async_trait]
 impl ServiceWithDependents for AcceptService {
     async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize, ready: ServiceReadyNotifier) {
-        for Bound { socket, listener } in self.bound.drain(..) {
-            match tokio::net::TcpListener::from_std(socket) {
-                Ok(socket) => drop(tokio::spawn(accept(socket, Arc::new(listener), self.gate.clone()))),
-                Err(error) => log::error!("{}: cannot be accepted from: {error}", listener.address),
-            }
-        }
+        // The first and only time.
+        let _ = self.listeners.runtime.set(Handle::current());
+        self.running.send_replace(true);
         ready.notify_ready();
         // The tasks end by the drain; the service stays, since its runtime carries them.
         let _ = shutdown.wait_for(|stopping| *stopping).await;
@@ -98,140 +300,4 @@ impl ServiceWithDependents for AcceptService {
     fn threads(&self) -> Option<usize> {
         Some(self.threads)
     }
-}
-
-async fn accept(socket: tokio::net::TcpListener, listener: Arc<Listener>, gate: Arc<Gate<Filters>>) {
-    let mut drain = gate.shared.drain.watch();
-    let _held = gate.shared.drain.hold();
-    let places = Arc::new(Semaphore::new(listener.max_connections));
-    let mut told = None;
-    loop {
-        // Beyond the limit clients wait in the kernel's queue: they are served as soon as others leave.
-        let place = match places.clone().try_acquire_owned() {
-            Ok(place) => place,
-            Err(_) => {
-                if told.is_none_or(|told: Instant| told.elapsed() >= LIMIT_TOLD) {
-                    log::warn!("{}: {} connections, the limit; new ones wait", listener.address, listener.max_connections);
-                    told = Some(Instant::now());
-                }
-                tokio::select! {
-                    place = places.clone().acquire_owned() => match place {
-                        Ok(place) => place,
-                        Err(_) => return,
-                    },
-                    _ = drain.wait_for(|draining| *draining) => return,
-                }
-            }
-        };
-        let accepted = tokio::select! {
-            biased;
-            accepted = socket.accept() => accepted,
-            // Whoever waits in the kernel's queue is accepted first: a closed listener would reset them.
-            _ = drain.wait_for(|draining| *draining) => return,
-        };
-        match accepted {
-            Ok((tcp, peer)) => {
-                let (listener, gate) = (listener.clone(), gate.clone());
-                let connected = gate.shared.drain.connected();
-                tokio::spawn(async move {
-                    let _held = (place, connected);
-                    connection(tcp, peer, listener, gate).await;
-                });
-            }
-            Err(error) if is_about_one(&error) => {}
-            Err(error) => {
-                log::error!("{}: cannot accept: {error}", listener.address);
-                tokio::time::sleep(EXHAUSTED).await;
-            }
-        }
-    }
-}
-
-/// The client gave up while it waited; others are not concerned.
-fn is_about_one(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
-}
-
-async fn connection(tcp: TcpStream, peer: SocketAddr, listener: Arc<Listener>, gate: Arc<Gate<Filters>>) {
-    // Answers are combined before they are written: waiting for more would only delay them.
-    let _ = tcp.set_nodelay(true);
-    let local_port = tcp.local_addr().map_or(listener.address.port(), |address| address.port());
-    let mut facts = Facts { peer, local_port, fd: tcp.as_raw_fd(), tls: None, listener };
-    let conn = if facts.listener.tls {
-        let handshake = Box::pin(timeout(facts.listener.header_deadline, handshake(tcp, &facts.listener, &gate.shared)));
-        match handshake.await {
-            Ok(Ok((stream, tls))) => {
-                facts.tls = Some(tls);
-                Conn::new(Box::new(stream), facts)
-            }
-            Ok(Err(Unmade::UnknownName(sni))) => return log_unknown_name(peer, &sni, &gate.shared),
-            Ok(Err(Unmade::Plain(tcp))) => return Box::pin(answer_plain(tcp, peer, &gate.shared)).await,
-            Ok(Err(Unmade::Failed(error))) => return log::debug!("{peer}: TLS handshake: {error}"),
-            Err(_) => return log::debug!("{peer}: TLS handshake: not complete in time"),
-        }
-    } else {
-        Conn::new(Box::new(tcp), facts)
-    };
-    // The handshake's future is gone by now: a parked connection keeps nothing of it.
-    gate.serve(conn).await;
-}
-
-/// Why there is no TLS connection.
-enum Unmade {
-    /// No site with a certificate has the name.
-    UnknownName(String),
-    /// The client speaks plain HTTP.
-    Plain(TcpStream),
-    Failed(io::Error),
-}
-
-fn log_unknown_name(peer: SocketAddr, sni: &str, shared: &Shared) {
-    let id = shared.request_ids.next();
-    let client = peer.ip().to_canonical();
-    shared.log.write(&Record { client, sni: Some(sni), reason: Some("unknown_sni"), ..Record::empty(&id, SystemTime::now()) });
-}
-
-async fn answer_plain(mut tcp: TcpStream, peer: SocketAddr, shared: &Shared) {
-    let id = shared.request_ids.next();
-    let client = peer.ip().to_canonical();
-    shared.log.write(&Record { client, status: 400, reason: Some("plain_on_tls"), ..Record::empty(&id, SystemTime::now()) });
-    let body = "This port speaks HTTPS: ask for https://… instead.\n";
-    let head = format!(
-        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nX-Request-Id: {id}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    let answer = async {
-        tcp.write_all((head + body).as_bytes()).await?;
-        tcp.shutdown().await?;
-        // What was sent is read, or the answer could be lost in a reset.
-        tokio::io::copy(&mut tcp.take(64 << 10), &mut tokio::io::sink()).await
-    };
-    // A client that does not take its answer has none.
-    let _ = timeout(Duration::from_secs(2), answer).await;
-}
-
-/// Terminates TLS with the certificate of the name that the client asks for; a name without a site is refused.
-async fn handshake(
-    tcp: TcpStream,
-    listener: &Listener,
-    shared: &Shared,
-) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, TlsFacts), Unmade> {
-    // A look at one byte, which stays: plain HTTP on this port deserves a plain answer.
-    let mut first = [0];
-    if tcp.peek(&mut first).await.map_err(Unmade::Failed)? == 1 && first.first().is_some_and(u8::is_ascii_alphabetic) {
-        return Err(Unmade::Plain(tcp));
-    }
-    let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(Unmade::Failed)?;
-    let sni = start.client_hello().server_name().unwrap_or_default().to_owned();
-    let Some(config) = shared.current.pin().rules.tls_config(&sni, &listener.name) else {
-        // The configuration without a certificate ends the handshake with an alert.
-        let _ = start.into_stream(shared.tls.refuse()).await;
-        return Err(Unmade::UnknownName(sni));
-    };
-    let stream = start.into_stream(config).await.map_err(Unmade::Failed)?;
-    let version = match stream.get_ref().1.protocol_version() {
-        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-        _ => "TLSv1.3",
-    };
-    Ok((stream, TlsFacts { sni, version }))
 }

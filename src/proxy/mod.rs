@@ -2,11 +2,13 @@
 //!
 //! With `balance`, `health` and `app` the only place that names Pingora. Nothing is decided here.
 
+mod accept;
 mod apply;
 mod carry;
 mod ctx;
 mod failure;
 mod filters;
+mod frames;
 mod framing;
 mod gate;
 mod judge;
@@ -26,7 +28,7 @@ use pingora::connectors::TransportConnector;
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 
-use crate::drain::Drain;
+use crate::lifecycle::drain::Drain;
 use crate::observe::access_log::AccessLogger;
 use crate::snapshot::current::Current;
 use crate::tls;

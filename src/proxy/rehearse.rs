@@ -82,6 +82,7 @@ pub fn rehearse(snapshot: Arc<Snapshot>, imagined: &Imagined) -> pingora::Result
         local_port: imagined.listener.address.port(),
         listener: imagined.listener.clone(),
         tls,
+        finish: tokio::sync::watch::channel(false).1,
         fd: -1,
     };
     let mut ctx = Ctx::new(snapshot);

@@ -52,12 +52,12 @@ impl ProxyHttp for Panics {
 
 fn gate() -> Arc<Gate<Panics>> {
     tls::install_provider();
-    let snapshot = Snapshot { generation: 1, rules: Arc::default(), groups: Vec::new(), checked: Arc::default() };
+    let snapshot = Snapshot { generation: 1, rules: Arc::default(), groups: Arc::new([]), checked: Arc::default() };
     let shared = Shared {
         current: Current::new(snapshot),
         log: AccessLogger::open(&AccessLog { format: LogFormat::Json, target: LogTarget::Off }).unwrap(),
         drain: Drain::default(),
-        tls: tls::Shared::new().unwrap(),
+        tls: tls::Shared::new(tls::tickets::Tickets::new().unwrap()),
         request_ids: RequestIds::new(1),
         connector: TransportConnector::new(None),
     };
@@ -72,6 +72,7 @@ async fn ask(gate: &Arc<Gate<Panics>>, bytes: String) -> String {
         name: "test".to_owned(),
         address: "127.0.0.1:1".parse().unwrap(),
         tls: false,
+        freebind: false,
         keep_alive: Duration::from_secs(5),
         header_deadline: Duration::from_secs(5),
         send_timeout: Duration::from_secs(5),
@@ -79,7 +80,14 @@ async fn ask(gate: &Arc<Gate<Panics>>, bytes: String) -> String {
         max_connections: 1,
         max_requests: 100,
     };
-    let facts = Facts { peer: "127.0.0.1:2".parse().unwrap(), local_port: 1, listener: Arc::new(listener), tls: None, fd: -1 };
+    let facts = Facts {
+        peer: "127.0.0.1:2".parse().unwrap(),
+        local_port: 1,
+        listener: Arc::new(listener),
+        tls: None,
+        finish: tokio::sync::watch::channel(false).1,
+        fd: -1,
+    };
     let served = tokio::spawn(gate.clone().serve(Conn::new(Box::new(server), facts)));
     client.write_all(bytes.as_bytes()).await.unwrap();
     client.shutdown().await.unwrap();

@@ -11,10 +11,12 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::Stream;
 use pingora::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::carry::{Purpose, consider, log, next_peer, note_failed_attempt, own_answer};
 use super::ctx::{Answer, Ctx, Todo};
+use super::frames::{Frames, going_away};
 use super::framing::Framing;
 use super::judge::{Head, MAX_HEADERS};
 use super::wire::Conn;
@@ -25,6 +27,8 @@ use crate::balance::Timeouts;
 const MAX_ANSWER_HEAD: usize = 64 << 10;
 /// How long one direction of a tunnel may be silent once the other has ended.
 const HALF_ENDED: Duration = Duration::from_secs(10);
+/// How long a frame may take to end that is on its way when the process does.
+const GOODBYE: Duration = Duration::from_millis(500);
 /// What is read at once in each direction of a tunnel.
 const PIECE: usize = 16 << 10;
 
@@ -110,10 +114,13 @@ async fn relay(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, c
     if status == 101 {
         answer.insert_header(CONNECTION, "Upgrade")?;
         answer.insert_header(UPGRADE, "websocket")?;
-        let (bytes, ended) = exchange(conn, &mut backend, &answer, &received, timeouts.websocket_idle).await;
-        if ended == Ended::Idle {
-            ctx.reason = Some("websocket_idle");
-        }
+        let cut = shared.drain.cut_sign();
+        let (bytes, ended) = exchange(conn, &mut backend, &answer, &received, timeouts.websocket_idle, cut).await;
+        ctx.reason = match ended {
+            Ended::Idle => Some("websocket_idle"),
+            Ended::Cut => Some("going_away"),
+            Ended::Closed => ctx.reason,
+        };
         return Ok((101, bytes));
     }
     // Refused by the backend: its answer is relayed to its end, then the connection closes.
@@ -203,10 +210,19 @@ enum Ended {
     Closed,
     /// Nothing went through for the idle timeout.
     Idle,
+    /// The process ends.
+    Cut,
 }
 
 /// Copies both ways until both sides are done or silent for too long.
-async fn exchange(conn: &mut Conn, backend: &mut Stream, answer: &ResponseHeader, early: &[u8], idle: Duration) -> ((u64, u64), Ended) {
+async fn exchange(
+    conn: &mut Conn,
+    backend: &mut Stream,
+    answer: &ResponseHeader,
+    early: &[u8],
+    idle: Duration,
+    mut cut: watch::Receiver<bool>,
+) -> ((u64, u64), Ended) {
     let mut first = response_head(answer);
     first.extend_from_slice(early);
     let early_client = conn.inbox.split();
@@ -220,13 +236,17 @@ async fn exchange(conn: &mut Conn, backend: &mut Stream, answer: &ResponseHeader
     let (client_read, client_write) = tokio::io::split(&mut conn.wire);
     let (backend_read, backend_write) = tokio::io::split(backend);
     let activity = Activity::new(idle);
-    let mut up = early_client.len() as u64;
-    let mut down = early.len() as u64;
+    let mut up = Direction::new(client_read, backend_write, &early_client);
+    let mut down = Direction::new(backend_read, client_write, early);
     let ended = tokio::select! {
-        () = async { tokio::join!(copy(client_read, backend_write, &activity, &mut up), copy(backend_read, client_write, &activity, &mut down)); } => Ended::Closed,
+        () = async { tokio::join!(up.copy(&activity), down.copy(&activity)); } => Ended::Closed,
         ended = activity.silence() => ended,
+        _ = cut.wait_for(|cut| *cut) => Ended::Cut,
     };
-    ((up, down), ended)
+    if ended == Ended::Cut {
+        tokio::join!(up.say_goodbye(true), down.say_goodbye(false));
+    }
+    ((up.count, down.count), ended)
 }
 
 /// When something last went through a tunnel, in either direction.
@@ -266,31 +286,85 @@ impl Activity {
     }
 }
 
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, activity: &Activity, count: &mut u64) {
-    let mut buffer = Vec::new();
-    loop {
+/// One direction of a tunnel.
+struct Direction<R, W> {
+    from: R,
+    to: W,
+    /// Bytes that went through.
+    count: u64,
+    frames: Frames,
+    /// What was read and is not written yet.
+    buffer: Vec<u8>,
+    written: usize,
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Direction<R, W> {
+    /// `early` went through already.
+    fn new(from: R, to: W, early: &[u8]) -> Self {
+        let mut frames = Frames::default();
+        frames.advance(early);
+        Self { from, to, count: early.len() as u64, frames, buffer: Vec::new(), written: 0 }
+    }
+
+    /// Copies to the end. It may be dropped at any moment: what was written is known.
+    async fn copy(&mut self, activity: &Activity) {
+        while self.pass(activity).await.is_ok() {}
+        // The other side learns that nothing more comes; it may go on sending.
+        let _ = self.to.shutdown().await;
+        activity.half_ended();
+    }
+
+    /// Reads a piece and writes it.
+    async fn pass(&mut self, activity: &Activity) -> std::io::Result<()> {
+        let Self { from, buffer, .. } = self;
         // A silent tunnel holds no buffer: it is taken when there is something to read.
         let read = std::future::poll_fn(|cx| {
             let mut scratch = [std::mem::MaybeUninit::<u8>::uninit(); PIECE];
             let mut piece = tokio::io::ReadBuf::uninit(&mut scratch);
-            let read = std::task::ready!(std::pin::Pin::new(&mut from).poll_read(cx, &mut piece));
+            let read = std::task::ready!(std::pin::Pin::new(&mut *from).poll_read(cx, &mut piece));
             buffer.clear();
             buffer.extend_from_slice(piece.filled());
             std::task::Poll::Ready(read)
         });
-        if read.await.is_err() || buffer.is_empty() {
-            break;
+        read.await?;
+        if self.buffer.is_empty() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         activity.note();
-        if to.write_all(&buffer).await.is_err() || to.flush().await.is_err() {
-            break;
-        }
-        *count += buffer.len() as u64;
-        buffer = Vec::new();
+        self.flush().await?;
+        self.count += self.buffer.len() as u64;
+        (self.buffer, self.written) = (Vec::new(), 0);
+        Ok(())
     }
-    // The other side learns that nothing more comes; it may go on sending.
-    let _ = to.shutdown().await;
-    activity.half_ended();
+
+    /// Writes what was read.
+    async fn flush(&mut self) -> std::io::Result<()> {
+        while let Some(rest) = self.buffer.get(self.written..).filter(|rest| !rest.is_empty()) {
+            let sent = self.to.write(rest).await?;
+            if sent == 0 {
+                return Err(std::io::ErrorKind::WriteZero.into());
+            }
+            self.frames.advance(rest.get(..sent).unwrap_or_default());
+            self.written += sent;
+        }
+        self.to.flush().await
+    }
+
+    /// Tells the other side that this process ends, if it is not in the middle of a frame and cannot get out of it soon.
+    async fn say_goodbye(&mut self, masked: bool) {
+        let goodbye = async {
+            self.flush().await?;
+            (self.buffer, self.written) = (Vec::new(), 0);
+            let activity = Activity::new(GOODBYE);
+            while !self.frames.may_end() {
+                self.pass(&activity).await?;
+            }
+            self.to.write_all(going_away(masked)).await?;
+            self.to.flush().await
+        };
+        // Who cannot be told in time is cut off without a word.
+        let _ = timeout(GOODBYE, goodbye).await;
+    }
 }
 
 // === Answers other than a switch ===

@@ -44,6 +44,8 @@ pub struct Facts {
     pub local_port: u16,
     pub listener: Arc<Listener>,
     pub tls: Option<TlsFacts>,
+    /// Turns true when the connection is to finish. It is Pingora's `ShutdownWatch` as well.
+    pub finish: tokio::sync::watch::Receiver<bool>,
     pub(super) fd: i32,
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Rules, Site, Snapshot, Tls, Unknown};
+use crate::balance::hand::{Hand, Standing};
 use crate::balance::peer::Connect;
 use crate::balance::sticky::Stickiness;
 use crate::balance::{Backend, Group, ProbedAs, Settings, Timeouts};
@@ -21,6 +22,8 @@ pub struct Carry<'a> {
     pub tls: &'a tls::Shared,
     /// The key of the sticky cookies.
     pub secret: &'a [u8],
+    /// What an operator has said of the backends of a group.
+    pub standing: &'a dyn Fn(&str, &str) -> Standing,
 }
 
 /// Compiles a configuration. It cannot fail: everything was checked.
@@ -42,13 +45,13 @@ pub fn compile_rules(config: &Config, tls: Option<&tls::Shared>) -> Rules {
     hosts.shrink();
     let mut certificates = Certificates::new(config.store.as_deref(), tls);
     Rules {
-        hosts,
+        hosts: Arc::new(hosts),
         unknown_host: Unknown::from((&config.unknown_host, config.sites.as_slice())),
         sites: config.sites.iter().map(|site| Site::new(site.clone(), certificates.of(site))).collect(),
         users: config.users.clone(),
-        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_proxies: config.trusted_proxies.as_slice().into(),
         error_pages: config.error_pages.clone(),
-        certificates: certificates.watched,
+        certificates: certificates.watched.into(),
     }
 }
 
@@ -84,7 +87,7 @@ impl<'a> Certificates<'a> {
 }
 
 /// Compiles the groups but for those that are `kept`; the health of backends that stay is carried over.
-pub fn compile_groups(groups: &[config::Group], carry: &Carry<'_>, kept: impl Fn(usize) -> Option<Arc<Group>>) -> Vec<Arc<Group>> {
+pub fn compile_groups(groups: &[config::Group], carry: &Carry<'_>, kept: impl Fn(usize) -> Option<Arc<Group>>) -> Arc<[Arc<Group>]> {
     let backends: Vec<Vec<config::Backend>> = groups.iter().map(config::Group::backends).collect();
     let compile = |(index, (group, backends)): (usize, (&config::Group, &Vec<_>))| {
         kept(index).unwrap_or_else(|| Arc::new(compile_group(group, backends, carry)))
@@ -101,6 +104,7 @@ fn compile_group(group: &config::Group, backends: &[config::Backend], carry: &Ca
         Stickiness::new(&sticky.cookie, sticky.max_age.map(|age| age.as_secs()), carry.secret, &group.name, names)
     });
     let backends = backends.iter().zip(states).map(|(backend, state)| Backend {
+        hand: Hand::new((carry.standing)(&group.name, &backend.name)),
         name: backend.name.clone(),
         host: backend.host.clone(),
         shown: backend.address.to_string(),

@@ -14,34 +14,35 @@ use crate::balance::Group;
 use crate::config::{self, ErrorPages, GroupId, Route, SiteCertificates, SiteTls, UnknownHost};
 use crate::routing::host::HostTable;
 use crate::routing::path_table::{PathPattern, PathTable};
-use crate::routing::users::UserTable;
+use crate::routing::users::Users;
 use crate::tls::store::Store;
 use crate::tls::watch::Watched;
 
 pub use compile::{Carry, compile, compile_groups, compile_rules};
 
 /// Everything that decides about a request. Published as a whole and never changed.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Counts the configurations that were applied, from 1.
     pub generation: u64,
     pub rules: Arc<Rules>,
-    pub groups: Vec<Arc<Group>>,
+    pub groups: Arc<[Arc<Group>]>,
     /// The checked configuration that this was compiled from. For what the next one may fall back to, ask `previous`.
     pub checked: Arc<config::Previous>,
 }
 
-/// What `decide` asks: everything but the backends.
-#[derive(Default)]
+/// What `decide` asks: everything but the backends. A copy that differs in one part shares all others.
+#[derive(Clone, Default)]
 pub struct Rules {
-    pub hosts: HostTable,
-    pub sites: Vec<Site>,
-    pub users: Arc<UserTable>,
+    pub hosts: Arc<HostTable>,
+    pub sites: Arc<[Site]>,
+    pub users: Users,
     pub unknown_host: Unknown,
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Arc<[IpNet]>,
     /// For answers that belong to no site.
     pub error_pages: Arc<ErrorPages>,
     /// The certificates of all sites.
-    pub certificates: Vec<Arc<Watched>>,
+    pub certificates: Arc<[Arc<Watched>]>,
 }
 
 /// What becomes of a request for a host that no site has.
@@ -54,11 +55,12 @@ pub enum Unknown {
 }
 
 /// A site with what is found by index in it.
+#[derive(Clone)]
 pub struct Site {
     pub config: Arc<config::Site>,
     pub tls: Option<Tls>,
     pub hsts: Option<HeaderValue>,
-    pub paths: PathTable,
+    pub paths: Arc<PathTable>,
 }
 
 /// TLS of a site, with the certificates that it chooses from as they are now.
@@ -89,7 +91,7 @@ impl Snapshot {
             let certificates = watched.map_or_else(|| store.certificates.clone(), |watched| watched.certificates());
             Arc::new(Store { paths: store.paths.clone(), certificates })
         });
-        config::Previous { sites: sites.iter().zip(&self.rules.sites).map(renewed).collect(), groups: groups.clone(), store }
+        config::Previous { sites: sites.iter().zip(self.rules.sites.iter()).map(renewed).collect(), groups: groups.clone(), store }
     }
 
     pub fn site(&self, site: u32) -> Option<&Site> {
@@ -159,7 +161,7 @@ impl Site {
             }
         }
         let hsts = config.hsts.and_then(|hsts| HeaderValue::from_str(&hsts.value()).ok());
-        Self { tls, hsts, paths, config }
+        Self { tls, hsts, paths: Arc::new(paths), config }
     }
 
     /// Whether the site is there for clients of this listener.

@@ -4,15 +4,17 @@ pub mod client;
 pub mod inspect;
 pub mod load;
 pub mod store;
+pub mod tickets;
 pub mod watch;
 
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs as provider;
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerConfig};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
+use tickets::Tickets;
 use watch::Watched;
 
 /// Makes `aws-lc-rs` the process's provider: it has post-quantum key exchange. The first statement of `main`, since
@@ -45,7 +47,7 @@ impl Preset {
 
 /// What all TLS configurations share, so that a session resumes whichever connection it began on, and after a reload.
 pub struct Shared {
-    ticketer: Arc<dyn ProducesTickets>,
+    tickets: Arc<Tickets>,
     /// For names that no site has: its handshake ends in an alert.
     refuse: Arc<ServerConfig>,
 }
@@ -76,15 +78,19 @@ impl ResolvesServerCert for Nothing {
 }
 
 impl Shared {
-    pub fn new() -> Result<Self, rustls::Error> {
-        let ticketer = provider::Ticketer::new()?;
-        let refuse = server_config(Arc::new(Nothing), Preset::Intermediate, &ticketer);
-        Ok(Self { ticketer, refuse })
+    pub fn new(tickets: Tickets) -> Self {
+        let tickets = Arc::new(tickets);
+        let refuse = server_config(Arc::new(Nothing), Preset::Intermediate, &tickets);
+        Self { tickets, refuse }
+    }
+
+    pub fn tickets(&self) -> &Tickets {
+        &self.tickets
     }
 
     /// The configuration for names with these certificates: HTTP/2 before HTTP/1.1.
     pub fn config_for(&self, certificates: Arc<Watched>, preset: Preset) -> Arc<ServerConfig> {
-        server_config(Arc::new(Chooser(certificates)), preset, &self.ticketer)
+        server_config(Arc::new(Chooser(certificates)), preset, &self.tickets)
     }
 
     pub fn refuse(&self) -> Arc<ServerConfig> {
@@ -92,7 +98,7 @@ impl Shared {
     }
 }
 
-fn server_config(resolver: Arc<dyn ResolvesServerCert>, preset: Preset, ticketer: &Arc<dyn ProducesTickets>) -> Arc<ServerConfig> {
+fn server_config(resolver: Arc<dyn ResolvesServerCert>, preset: Preset, tickets: &Arc<Tickets>) -> Arc<ServerConfig> {
     let versions: &[_] = match preset {
         Preset::Intermediate => &[&TLS12, &TLS13],
         Preset::Modern => &[&TLS13],
@@ -100,7 +106,7 @@ fn server_config(resolver: Arc<dyn ResolvesServerCert>, preset: Preset, ticketer
     let mut config = ServerConfig::builder_with_protocol_versions(versions).with_no_client_auth().with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Tickets are kept by the clients: ten thousand of them resume without any memory of ours.
-    config.ticketer = ticketer.clone();
+    config.ticketer = tickets.clone();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
     Arc::new(config)

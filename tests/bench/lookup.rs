@@ -12,7 +12,7 @@ use portcullis::config::{self, GroupId, Route, Target, Unknown, UsersRule};
 use portcullis::decide::{RequestView, Verdict, decide};
 use portcullis::routing::host::{HostPattern, HostTable};
 use portcullis::routing::path_table::PathPattern;
-use portcullis::routing::users::UserTable;
+use portcullis::routing::users::{UserTable, Users};
 use portcullis::snapshot::{Rules, Site};
 
 fn main() {
@@ -64,5 +64,5 @@ fn rules(rows: u32) -> Rules {
     let by_user = Route { strip: Some(1), ..route("/{user}/{app}/", Target::Users(rule)) };
     let mut panel = config::Site::new(Path::new("panel.yaml"), "panel".to_owned());
     panel.routes = vec![by_user, route("/", Target::Group(GroupId(0)))];
-    Rules { hosts, sites: vec![Site::new(Arc::new(panel), None)], users: Arc::new(users), ..Rules::default() }
+    Rules { hosts: Arc::new(hosts), sites: [Site::new(Arc::new(panel), None)].into(), users: Users::new(users), ..Rules::default() }
 }

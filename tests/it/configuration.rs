@@ -1,5 +1,6 @@
 //! Bad configurations: every mistake at once, with its place and what to do, and the documented exit code.
 
+use portcullis::config::files::Files;
 use std::path::Path;
 
 use crate::actors::{Ca, Origin, PLAIN, check};
@@ -85,6 +86,7 @@ fn check_ends_with_the_documented_codes() {
     assert!(result.text.contains("left out: b"), "{}", result.text);
     let result = check("check", &["--strict"], directory.path(), &[]);
     assert_eq!(result.code, Some(78), "{}", result.text);
+    assert!(!directory.path().join("state").exists(), "check writes nothing");
     let result = check("run", &["--strict"], directory.path(), &[]);
     assert_eq!(result.code, Some(78), "{}", result.text);
     let short = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
@@ -93,7 +95,6 @@ fn check_ends_with_the_documented_codes() {
         .output()
         .unwrap();
     assert_eq!(short.status.code(), Some(3));
-    assert!(!directory.path().join("state").exists(), "check writes nothing");
 }
 
 #[test]
@@ -222,7 +223,7 @@ fn a_damaged_configuration_is_explained_or_accepted() {
             }
             std::fs::write(here.join(name), text.iter().collect::<String>()).unwrap();
         }
-        let loaded = portcullis::config::load(&here.join("main.yaml"), &portcullis::config::Previous::default());
+        let loaded = portcullis::config::load(&here.join("main.yaml"), &Files::on_disk(), &portcullis::config::Previous::default());
         refused += usize::from(loaded.report.has_errors());
         assert!(loaded.config.is_some() || loaded.report.has_errors());
         loaded.report.render(false);
@@ -237,12 +238,12 @@ fn a_silent_name_server_does_not_empty_a_group() {
     let main = directory.path().join("main.yaml");
     let text = |host: &str| format!("listeners: [{{ address: '127.0.0.1:80' }}]\nbackend_groups: {{ g: {{ backends: ['{host}:80'] }} }}\n");
     std::fs::write(&main, text("localhost")).unwrap();
-    let mut groups = load(&main, &Previous::default()).config.unwrap().groups;
+    let mut groups = load(&main, &Files::on_disk(), &Previous::default()).config.unwrap().groups;
     let address = groups[0].members[0].addresses.clone();
     // As it was while this name still resolved.
     groups[0].members[0].host = "no-such-host.invalid:80".to_owned();
     std::fs::write(&main, text("no-such-host.invalid")).unwrap();
-    let loaded = load(&main, &Previous { groups, ..Previous::default() });
+    let loaded = load(&main, &Files::on_disk(), &Previous { groups, ..Previous::default() });
     assert!(loaded.report.render(false).contains("its last known addresses stay"), "{}", loaded.report.render(false));
     assert_eq!(loaded.config.unwrap().groups[0].members[0].addresses, address);
 }
@@ -262,7 +263,7 @@ fn a_large_users_table_is_read_in_time_that_grows_with_its_rows() {
         let table: String = (0..rows).map(|row| format!("  user{row}: {{ mysql: g }}\n")).collect();
         std::fs::write(directory.path().join("users.yaml"), format!("users:\n{table}")).unwrap();
         let began = std::time::Instant::now();
-        assert_eq!(load(&main, &Previous::default()).config.unwrap().users.len(), rows);
+        assert_eq!(load(&main, &Files::on_disk(), &Previous::default()).config.unwrap().users.len(), rows);
         began.elapsed()
     };
     time(1_000);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use portcullis::config::files::Files;
 use portcullis::config::{Config, Previous, Target};
 use portcullis::decide::{RequestView, Verdict, decide};
 use portcullis::load::load;
@@ -51,7 +52,7 @@ fn run(file: &Path) -> Vec<(String, String, String)> {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, format!("{body}\n")).unwrap();
     }
-    let loaded = load(&directory.path().join("main.yaml"), &Previous::default());
+    let loaded = load(&directory.path().join("main.yaml"), &Files::on_disk(), &Previous::default());
     assert!(!loaded.report.has_errors(), "{}: {}", file.display(), loaded.report.render(false));
     let config = loaded.config.unwrap();
     let rules = compile_rules(&config, None);

@@ -174,9 +174,12 @@ fn a_kept_site_never_leads_to_another_group() {
 #[test]
 fn what_a_reload_cannot_change_is_named() {
     let proxy = Proxy::with_site("backends: ['127.0.0.1:9']\n");
-    proxy.write("main.yaml", &format!("{}threads: 3\n", PLAIN.replace("127.0.0.1:0", "127.0.0.2:0")));
+    proxy.write("main.yaml", &format!("{PLAIN}threads: 3\nrun_as: nobody\n"));
     let said = proxy.reload();
-    assert!(said.contains("only a restart puts it in force: listeners, threads"), "{said}");
+    assert!(
+        said.contains("only an upgrade puts it in force: threads") && said.contains("only a restart puts it in force: run_as"),
+        "{said}"
+    );
 }
 
 #[test]

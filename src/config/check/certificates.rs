@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::super::diagnostic::{Report, did_you_mean};
 use super::super::raw::{self, Short};
-use super::super::source::{files_of, relative_to};
+use super::super::source::{files_on_disk, relative_to};
 use super::super::{SiteCertificates, SiteTls};
 use super::site::Context;
 use super::{At, at};
@@ -30,7 +30,7 @@ pub(super) fn store(
     for (index, pattern) in patterns.iter().enumerate() {
         let at = if patterns.len() > 1 { at.index(index) } else { at.clone() };
         // The pattern itself is kept: it may name more files later.
-        match files_of(pattern, from) {
+        match files_on_disk(pattern, from) {
             Ok(_) => paths.push(relative_to(from, Path::new(pattern))),
             Err(why) => report.push(at.error(why)),
         }

@@ -84,6 +84,7 @@ fn limits(listener: &raw::Listener, address: SocketAddr, at: &At<'_>, report: &m
         name: listener.name.clone().unwrap_or_else(|| listener.address.clone()),
         address,
         tls: listener.tls,
+        freebind: listener.freebind,
         keep_alive,
         header_deadline,
         send_timeout,
@@ -100,7 +101,7 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// `:80` is all addresses, IPv4 and IPv6.
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
         let port = port.parse().map_err(|_| format!("`{port}` is no port"))?;
         return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));

@@ -15,6 +15,9 @@ mod site;
 mod users;
 mod users_stream;
 
+pub use site::digest_of;
+pub use users::{fits_into_a_path, read_text as read_users};
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,15 +27,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::diagnostic::{Diagnostic, Place, Report, Severity, did_you_mean};
+use super::files;
 use super::raw::{self, Short};
 use super::read::read;
-use super::source::{files_of, read_document, relative_to};
+use super::source::{read_document, relative_to};
 use super::{
-    AccessLog, Config, ErrorPages, Group, GroupId, LogFormat, LogTarget, Previous, Secret, Site, SiteCertificates, Target, Timeouts,
+    AccessLog, Admin, Config, ErrorPages, Group, GroupId, LogFormat, LogTarget, Previous, Secret, Site, SiteCertificates, Target, Timeouts,
     UnknownHost,
 };
 use crate::rewrite::headers::HeaderEdit;
 use crate::routing::host::HostPattern;
+use crate::routing::users::Users;
 use crate::tls::Preset;
 use crate::tls::store::{Files, Loaded};
 use at::At;
@@ -70,8 +75,8 @@ impl<'a> Defaults<'a> {
 
 /// Checks the files from the main file on. `None` when a mistake outside the sites refuses all of it; otherwise the
 /// configuration and the names of broken sites.
-pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Option<(Config, Vec<String>)> {
-    let mut document = read_document(path, report)?;
+pub(super) fn check(path: &Path, files: &files::Files, previous: &Previous, report: &mut Report) -> Option<(Config, Vec<String>)> {
+    let mut document = read_document(files, path, report)?;
     let main: raw::Main = read(&mut document, report);
     let at = At::root(&document);
     let listeners = listener::check(&main.listeners, &at.key("listeners"), report);
@@ -81,11 +86,13 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
     let mut groups = group::check_all(&main.backend_groups, path, &defaults.group, &at.key("backend_groups"), report);
     let store = certificates::store(main.certificates.as_ref(), path, previous.store.as_deref(), &at.key("certificates"), report);
     let names: GroupNames = (0..).zip(&groups).map(|(id, group)| (group.name.clone(), GroupId(id))).collect();
-    let users_files = paths_of(main.users.as_ref(), path, &at.key("users"), report);
-    let users = users::check(&users_files, &names, report);
+    let users_files = paths_of(main.users.as_ref(), files, path, &at.key("users"), report);
+    let users = users::check(&users_files, files, &names, report);
     let trusted_proxies = nets(&main.trusted_proxies.0, &at.key("trusted_proxies"), report);
     let access_log = access_log(main.access_log.as_ref(), path, &at.key("access_log"), report);
-    let site_files = site_files(main.sites.as_ref(), path, &at.key("sites"), report);
+    let site_files = site_files(main.sites.as_ref(), files, path, &at.key("sites"), report);
+    let admin = admin(main.admin.as_ref(), path, &at.key("admin"), report);
+    let site_patterns = main.sites.iter().flat_map(|patterns| &patterns.0).map(|pattern| relative_to(path, Path::new(pattern))).collect();
     if main.threads == Some(0) || main.threads > Some(1024) {
         report.push(at.key("threads").error("`threads` is a number from 1 to 1024"));
     }
@@ -106,7 +113,7 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
         loaded: &loaded_before(&previous.sites),
         previous: &previous.sites.iter().map(|site| (site.path.as_path(), site.as_ref())).collect(),
     };
-    let sites = check_sites(site_files, &context, &mut groups, report);
+    let sites = check_sites(site_files, files, &context, &mut groups, report);
     let unknown_host = unknown_host(main.unknown_host.as_ref(), &sites, &at.key("unknown_host"), report);
     warn_about_tls(&main, &sites, &at, report);
     if refused {
@@ -124,10 +131,15 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
         sticky_secret: main.sticky_secret.map(Secret),
         access_log,
         drain_timeout: main.drain_timeout.map_or(Duration::from_secs(30), |time| time.0),
+        drain_delay: main.drain_delay.map_or(Duration::ZERO, |time| time.0),
         groups,
         sites: sites.into_iter().map(|checked| Arc::new(checked.site)).collect(),
-        users: Arc::new(users),
+        users: Users::new(users),
         users_files,
+        site_patterns,
+        admin,
+        watch: main.watch,
+        pid_file: main.pid_file.map(|file| relative_to(path, &file)),
         store,
         error_pages: Arc::new(defaults.error_pages),
     };
@@ -137,10 +149,10 @@ pub(super) fn check(path: &Path, previous: &Previous, report: &mut Report) -> Op
 // === Files that the main file names ===
 
 /// The files that patterns name, each once.
-fn paths_of(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<PathBuf> {
+fn paths_of(patterns: Option<&raw::OneOrMany>, files: &files::Files, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for (index, pattern) in patterns.into_iter().flat_map(|patterns| &patterns.0).enumerate() {
-        match files_of(pattern, from) {
+        match files.named(pattern, from) {
             Ok(found) => paths.extend(found),
             Err(why) => report.push(at.index(index).error(why)),
         }
@@ -151,12 +163,12 @@ fn paths_of(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report:
 }
 
 /// The paths of the site files.
-fn site_files(patterns: Option<&raw::OneOrMany>, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<PathBuf> {
+fn site_files(patterns: Option<&raw::OneOrMany>, files: &files::Files, from: &Path, at: &At<'_>, report: &mut Report) -> Vec<PathBuf> {
     if patterns.is_none() {
         let help = "add `sites: sites.d/*.yaml`, and a file for each site in that directory";
         report.push(at.warning("no `sites`: every request is for an unknown host").with_help(help));
     }
-    paths_of(patterns, from, at, report)
+    paths_of(patterns, files, from, at, report)
 }
 
 /// The certificates of sites in force.
@@ -188,10 +200,16 @@ fn in_parallel<T: Send, R: Send>(things: Vec<T>, work: impl Fn(T) -> R + Sync) -
 // === Sites ===
 
 /// Checks the sites. Of two that name a domain, the one that had it before keeps it; of two newcomers, the first file.
-fn check_sites(paths: Vec<PathBuf>, context: &site::Context<'_>, groups: &mut Vec<Group>, report: &mut Report) -> Vec<site::Checked> {
+fn check_sites(
+    paths: Vec<PathBuf>,
+    files: &files::Files,
+    context: &site::Context<'_>,
+    groups: &mut Vec<Group>,
+    report: &mut Report,
+) -> Vec<site::Checked> {
     let one = |path: PathBuf| {
         let mut own = Report::default();
-        let document = read_document(&path, &mut own);
+        let document = read_document(files, &path, &mut own);
         // What was found wrong while reading is the site's own trouble.
         site::check(site::File { path, document, report: own }, context)
     };
@@ -339,6 +357,47 @@ fn access_log(value: Option<&Short<raw::AccessLog>>, from: &Path, at: &At<'_>, r
     AccessLog { format, target }
 }
 
+/// Where the socket is unless the configuration says otherwise.
+pub const ADMIN_SOCKET: &str = "/run/portcullis/admin.sock";
+
+fn admin(value: Option<&Short<raw::Admin>>, from: &Path, at: &At<'_>, report: &mut Report) -> Admin {
+    let standard = Admin { socket: Some(PathBuf::from(ADMIN_SOCKET)), socket_is_given: false, group: None, address: None };
+    let raw = match value {
+        None | Some(Short::Switch(true)) => return standard,
+        Some(Short::Switch(false)) => return Admin { socket: None, ..standard },
+        Some(Short::Word(word)) if word == "off" => return Admin { socket: None, ..standard },
+        Some(Short::Word(word)) => {
+            report
+                .push(at.error(format!("`admin` is `off` or a mapping, not `{word}`")).with_help(format!("write `{{ socket: {word} }}`")));
+            return standard;
+        }
+        Some(Short::Long(admin)) => admin,
+    };
+    let (socket, socket_is_given) = match raw.socket.as_deref() {
+        None => (standard.socket, false),
+        Some("off") => (None, true),
+        Some(path) => (Some(relative_to(from, Path::new(path))), true),
+    };
+    if socket.as_deref().is_some_and(|path| std::os::unix::net::SocketAddr::from_pathname(path).is_err()) {
+        report.push(at.key("socket").error("the path of a socket has at most 107 bytes"));
+    }
+    if let Some(group) = &raw.group {
+        match nix::unistd::Group::from_name(group) {
+            Ok(Some(_)) => {}
+            Ok(None) => report.push(at.key("group").error(format!("the system has no group `{group}`"))),
+            Err(error) => report.push(at.key("group").error(format!("the group `{group}` cannot be looked up: {error}"))),
+        }
+    }
+    let address = raw.address.as_deref().and_then(|text| match listener::parse_address(text) {
+        Ok(address) => Some(address),
+        Err(why) => {
+            report.push(at.key("address").error(why).with_help("write `127.0.0.1:9090`"));
+            None
+        }
+    });
+    Admin { socket, socket_is_given, group: raw.group.clone(), address }
+}
+
 fn run_as(name: Option<&str>, at: &At<'_>, report: &mut Report) {
     let Some(name) = name else { return };
     match nix::unistd::User::from_name(name) {
@@ -426,6 +485,18 @@ pub fn keep_last_good(config: &mut Config, previous: &Previous) -> Vec<String> {
     kept
 }
 
+/// Lets a site go on whose file is gone. `false`: others have its name or all of its domains now, or a group is gone.
+pub fn keep_vanished(config: &mut Config, good: &Site, previous: &Previous) -> bool {
+    if config.sites.iter().any(|site| site.name == good.name) {
+        return false;
+    }
+    let taken: HashSet<String> = config.sites.iter().flat_map(|site| &site.domains).map(HostPattern::key).collect();
+    let domains: Vec<HostPattern> = good.domains.iter().filter(|domain| !taken.contains(&domain.key())).cloned().collect();
+    let Some(restored) = restore(good, &previous.groups, &mut config.groups).filter(|_| !domains.is_empty()) else { return false };
+    config.sites.push(Arc::new(Site { domains, ..restored }));
+    true
+}
+
 /// A good site names its groups by number: the numbers are found anew. `None`: a group that it needs is gone.
 fn restore(good: &Site, old_groups: &[Group], groups: &mut Vec<Group>) -> Option<Site> {
     let mut site = good.clone();
@@ -442,6 +513,11 @@ fn restore(good: &Site, old_groups: &[Group], groups: &mut Vec<Group>) -> Option
         } else {
             groups.iter().position(|group| !group.of_site && group.name == old.name)?
         };
+        *id = GroupId(u32::try_from(position).ok()?);
+    }
+    for (_, id) in site.switch.iter_mut().flat_map(|switch| &mut switch.groups) {
+        let old = old_groups.get(id.0 as usize)?;
+        let position = groups.iter().position(|group| !group.of_site && group.name == old.name)?;
         *id = GroupId(u32::try_from(position).ok()?);
     }
     Some(site)

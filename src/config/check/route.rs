@@ -8,9 +8,9 @@ use http::{HeaderName, Method};
 
 use super::super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
 use super::super::raw::{self, Condition, Short};
-use super::super::{GroupId, Route, Target, Timeouts, Unknown, UsersRule};
+use super::super::{GroupId, Route, Switch, Target, Timeouts, Unknown, UsersRule};
 use super::site::Context;
-use super::{At, answers, at, dead_regex, edits, timeouts};
+use super::{At, answers, at, check_name, dead_regex, edits, timeouts};
 use crate::rewrite::headers::{HeaderEdit, merge};
 use crate::routing::conditions::{Conditions, TextMatch};
 use crate::routing::host::regex_of;
@@ -32,18 +32,22 @@ pub(super) struct Scope<'a> {
 }
 
 /// Checks all routes. `site` is the site's document.
-pub(super) fn check_all(scope: &Scope<'_>, site: &At<'_>, report: &mut Report) -> Vec<Route> {
+pub(super) fn check_all(scope: &Scope<'_>, switch: Option<&Switch>, site: &At<'_>, report: &mut Report) -> Vec<Route> {
     let raw = scope.raw;
     let site_group = match &raw.group {
         Some(name) => scope.group(name, &site.key("group"), report),
-        None => scope.own_group,
+        None => switch
+            .and_then(|switch| switch.groups.iter().find(|(name, _)| *name == switch.active))
+            .map(|(_, group)| *group)
+            .or(scope.own_group),
     };
+    let to_active = switch.is_some();
     let site_timeouts = timeouts(&raw.timeouts, &site.key("timeouts"), report);
     let at = site.key("routes");
     let mut routes: Vec<(Route, Place)> = Vec::new();
     let mut failed = false;
     for (index, raw) in raw.routes.iter().enumerate() {
-        let checker = Checker { scope, raw, at: at.index(index), site_group, site_timeouts };
+        let checker = Checker { scope, raw, at: at.index(index), site_group, to_active, site_timeouts };
         match checker.check(report) {
             Some(route) => routes.push((route, at.index(index).key("path").place())),
             None => failed = true,
@@ -58,8 +62,16 @@ pub(super) fn check_all(scope: &Scope<'_>, site: &At<'_>, report: &mut Report) -
     match site_group {
         // The short form: what no route takes goes to the site's group.
         Some(group) if !routes.iter().any(takes_all) => {
-            let origin = site.key(if raw.backends.is_some() { "backends" } else { "group" }).origin();
+            let key = if raw.backends.is_some() {
+                "backends"
+            } else if to_active {
+                "groups"
+            } else {
+                "group"
+            };
+            let origin = site.key(key).origin();
             routes.push(Route {
+                to_active,
                 timeouts: site_timeouts,
                 max_body: scope.max_body(),
                 request_headers: scope.request_headers.into(),
@@ -97,6 +109,36 @@ fn report_ties(routes: &[(Route, Place)], report: &mut Report) {
     }
 }
 
+/// The groups of which one is active.
+pub(super) fn switch(scope: &Scope<'_>, site: &At<'_>, report: &mut Report) -> Option<Switch> {
+    let raw = scope.raw;
+    if raw.groups.is_empty() {
+        if raw.active.is_some() {
+            report.push(site.key("active").error("`active` needs `groups`").with_help("add `groups: { blue: GROUP, green: GROUP }`"));
+        }
+        return None;
+    }
+    if raw.group.is_some() || raw.backends.is_some() {
+        report.push(site.key("groups").error("`groups` stands instead of `group` and `backends`").with_help("keep one of them"));
+    }
+    let at = site.key("groups");
+    let mut groups = Vec::new();
+    for (name, group) in &raw.groups {
+        check_name(name, "group of a switch", &at.key(name), report);
+        groups.extend(scope.group(group, &at.key(name), report).map(|group| (name.clone(), group)));
+    }
+    let Some(active) = &raw.active else {
+        report.push(site.key("groups").error("`active` is missing: which of them gets the requests?"));
+        return None;
+    };
+    if !raw.groups.contains_key(active) {
+        let diagnostic = site.key("active").error(format!("`{active}` is none of `groups`"));
+        report.push(at::hint(diagnostic, did_you_mean(active, raw.groups.keys().map(String::as_str))));
+        return None;
+    }
+    Some(Switch { groups, active: active.clone() })
+}
+
 impl Scope<'_> {
     fn group(&self, name: &str, at: &At<'_>, report: &mut Report) -> Option<GroupId> {
         if name == self.site && self.own_group.is_some() {
@@ -122,6 +164,8 @@ struct Checker<'a> {
     raw: &'a raw::Route,
     at: At<'a>,
     site_group: Option<GroupId>,
+    /// The site's group is the active one of its switch.
+    to_active: bool,
     site_timeouts: Timeouts,
 }
 
@@ -147,6 +191,7 @@ impl Checker<'_> {
             name: raw.name.clone().unwrap_or_else(|| raw.path.clone()),
             origin: at.key("path").origin(),
             conditions,
+            to_active: self.to_active && raw.group.is_none() && matches!(target, Some(Target::Group(_))),
             target: target?,
             strip,
             timeouts: timeouts(&raw.timeouts, &at.key("timeouts"), report).or(self.site_timeouts),

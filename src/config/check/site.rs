@@ -51,7 +51,7 @@ pub(super) fn check(file: File, context: &Context<'_>) -> Option<(Checked, Repor
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let Some(mut document) = document else {
         let site = unread(&path, stem, context);
-        let place = Place { source: Arc::new(Source::new(path, String::new())), span: 0..0 };
+        let place = Place { source: Arc::new(Source::new(path, "")), span: 0..0 };
         let domain_places = vec![place.clone(); site.domains.len()];
         return Some((Checked { site, place, domain_places, group: None, broken: true }, report));
     };
@@ -60,9 +60,17 @@ pub(super) fn check(file: File, context: &Context<'_>) -> Option<(Checked, Repor
         return None;
     }
     let at = At::root(&document);
-    let checker = Checker { at: &at, path: &path, raw: &raw, context, name: raw.name.clone().unwrap_or(stem) };
+    let digest = digest_of(&document.source.text);
+    let checker = Checker { digest, at: &at, path: &path, raw: &raw, context, name: raw.name.clone().unwrap_or(stem) };
     let checked = checker.check(&mut report);
     Some((checked, report))
+}
+
+/// The SHA-256 of a text.
+pub fn digest_of(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref());
+    bytes
 }
 
 /// A site whose file cannot be read: it is known by what it was.
@@ -72,6 +80,7 @@ fn unread(path: &Path, stem: String, context: &Context<'_>) -> Site {
 }
 
 struct Checker<'a> {
+    digest: [u8; 32],
     at: &'a At<'a>,
     path: &'a Path,
     raw: &'a raw::Site,
@@ -106,7 +115,8 @@ impl Checker<'_> {
             response_headers: &response_headers,
             context: self.context,
         };
-        let routes = route::check_all(&scope, self.at, report);
+        let switch = route::switch(&scope, self.at, report);
+        let routes = route::check_all(&scope, switch.as_ref(), self.at, report);
         let secure = raw.tls.as_ref().is_some_and(|tls| !matches!(tls, Short::Switch(false)));
         let error_pages = answers::error_pages(&raw.error_pages, raw.error_details, &defaults.error_pages, self.path, self.at, report);
         let secret_headers = routes.iter().flat_map(|route| route.request_headers.iter()).filter_map(secret_header).collect();
@@ -122,6 +132,8 @@ impl Checker<'_> {
             routes,
             tests: route_tests::check(&raw.tests, &domains, secure, &self.at.key("tests"), report),
             domains,
+            switch,
+            digest: self.digest,
             ..Site::new(self.path, self.name.clone())
         };
         site.secret_headers.sort_by(|a, b| a.as_str().cmp(b.as_str()));

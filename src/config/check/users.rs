@@ -1,24 +1,27 @@
 //! Checks users files: every app has a role, every row names a group that exists.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::super::diagnostic::{Diagnostic, Place, Report, did_you_mean};
+use super::super::diagnostic::{Diagnostic, Place, Report, Source, did_you_mean};
+use super::super::files::Files;
 use super::super::raw;
 use super::super::read::read;
 use super::super::source::read_document;
 use super::super::tree::Document;
+use super::super::{Group, GroupId};
 use super::at::hint;
-use super::{At, GroupNames, users_stream};
+use super::{At, GroupNames, check_name, users_stream};
 use crate::routing::users::UserTable;
 
 /// Reads and checks the users files. A table without mistakes is read straight from its text; one with mistakes is read
 /// again, slowly, to tell where they are.
-pub(super) fn check(paths: &[PathBuf], groups: &GroupNames, report: &mut Report) -> UserTable {
-    if let Some(table) = users_stream::read(paths, groups) {
+pub(super) fn check(paths: &[PathBuf], files: &Files, groups: &GroupNames, report: &mut Report) -> UserTable {
+    if let Some(table) = users_stream::read(paths, files, groups) {
         return table;
     }
-    let documents = paths.iter().filter_map(|path| read_document(path, report)).collect();
+    let documents = paths.iter().filter_map(|path| read_document(files, path, report)).collect();
     with_places(documents, groups, report)
 }
 
@@ -51,6 +54,14 @@ fn with_places(documents: Vec<Document>, groups: &GroupNames, report: &mut Repor
         files.iter().flat_map(|file| &file.apps).flat_map(|(app, placed)| [app.as_str(), placed.role.as_str()]).collect();
     for (file, document) in files.iter().zip(&documents) {
         let at = At::root(document).key("users");
+        let name = file.managed.then(|| table_name(&document.source.path));
+        if let Some(name) = &name {
+            check_name(name, "managed table", &At::root(document).key("managed"), report);
+            if table.managed().any(|other| other == name) {
+                report.push(At::root(document).key("managed").error(format!("a second managed table is named `{name}`: rename the file")));
+            }
+        }
+        table.begin(name.as_deref());
         for (name, row) in &file.users {
             if let Some(first) = users.get(name.as_str()) {
                 report.push(
@@ -88,7 +99,25 @@ fn with_places(documents: Vec<Document>, groups: &GroupNames, report: &mut Repor
     table
 }
 
+/// Reads the text of a users file for groups in force. The error is the report of what is wrong with it.
+pub fn read_text(text: &str, groups: &[Group]) -> Result<UserTable, String> {
+    let names: GroupNames =
+        (0..).zip(groups).filter(|(_, group)| !group.of_site).map(|(id, group)| (group.name.clone(), GroupId(id))).collect();
+    if let Some(table) = users_stream::read_text(text, &names) {
+        return Ok(table);
+    }
+    let mut report = Report::default();
+    let document = Document::parse(Arc::new(Source::new(PathBuf::from("import"), text)), &mut report);
+    let table = with_places(document.into_iter().collect(), &names, &mut report);
+    if report.has_errors() { Err(report.render(false)) } else { Ok(table) }
+}
+
+/// What a managed table is called: as its file, without its ending.
+pub(super) fn table_name(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Names are looked up decoded: `ü` and `%C3%BC` in a path are the user `ü`. A `/` never gets there.
-pub(super) fn fits_into_a_path(name: &str) -> bool {
+pub fn fits_into_a_path(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '\0'])
 }

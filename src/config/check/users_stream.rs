@@ -10,13 +10,23 @@ use granit_parser::{Event, Parser, ScalarStyle, StrInput};
 use smallvec::SmallVec;
 
 use super::super::diagnostic::did_you_mean;
-use super::super::source::read_text;
+use super::super::files::Files;
 use super::GroupNames;
-use super::users::fits_into_a_path;
+use super::users::{fits_into_a_path, table_name};
 use crate::routing::users::UserTable;
 
 /// The table of all files; `None`: there is something to be said about them.
-pub(super) fn read(paths: &[PathBuf], groups: &GroupNames) -> Option<UserTable> {
+pub(super) fn read(paths: &[PathBuf], files: &Files, groups: &GroupNames) -> Option<UserTable> {
+    read_all(paths.iter().map(|path| Some((files.text(path).ok()?, table_name(path)))), groups)
+}
+
+/// The table of one text.
+pub(super) fn read_text(text: &str, groups: &GroupNames) -> Option<UserTable> {
+    read_all(std::iter::once(Some((text, String::new()))), groups)
+}
+
+/// The table of texts, each with the name that it has if it is managed.
+fn read_all<T: AsRef<str>>(texts: impl Iterator<Item = Option<(T, String)>>, groups: &GroupNames) -> Option<UserTable> {
     let mut reader = Reader {
         groups,
         table: UserTable::default(),
@@ -25,8 +35,9 @@ pub(super) fn read(paths: &[PathBuf], groups: &GroupNames) -> Option<UserTable> 
         roles: HashSet::new(),
         used: HashSet::new(),
     };
-    for path in paths {
-        reader.file(&read_text(path).ok()?)?;
+    for text in texts {
+        let (text, name) = text?;
+        reader.file(text.as_ref(), &name)?;
     }
     let Reader { mut table, declared, used, apps, roles, .. } = reader;
     // An app that has the name of a role makes rows ambiguous.
@@ -56,7 +67,8 @@ struct Reader<'g> {
 type Events<'t> = Parser<'t, StrInput<'t>>;
 
 impl Reader<'_> {
-    fn file(&mut self, text: &str) -> Option<()> {
+    fn file(&mut self, text: &str, name: &str) -> Option<()> {
+        self.table.begin(None);
         // Placeholders are rare in tables; they are filled in by the other reader.
         if memchr::memmem::find(text.as_bytes(), b"${").is_some() {
             return None;
@@ -73,6 +85,12 @@ impl Reader<'_> {
         let mut seen = (false, false);
         while let Some(key) = key(&mut events)? {
             match (key.as_str(), seen) {
+                // Told before the users: otherwise the other reader finds out whose they are.
+                ("managed", (_, false)) => match word_or_switch(&mut events)?.as_str() {
+                    "true" => self.table.begin(Some(name)),
+                    "false" => {}
+                    _ => return None,
+                },
                 ("apps", (false, _)) => {
                     seen.0 = true;
                     self.apps(&mut events)?;
@@ -142,6 +160,14 @@ fn key(events: &mut Events<'_>) -> Option<Option<String>> {
     match next(events)? {
         Event::MappingEnd => Some(None),
         Event::Scalar(text, _, 0, None) => Some(Some(text.into_owned())),
+        _ => None,
+    }
+}
+
+/// A plain value.
+fn word_or_switch(events: &mut Events<'_>) -> Option<String> {
+    match next(events)? {
+        Event::Scalar(text, ScalarStyle::Plain, 0, None) => Some(text.into_owned()),
         _ => None,
     }
 }

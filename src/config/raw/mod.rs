@@ -15,20 +15,8 @@ use super::units::{Size, Time};
 pub(crate) use forms::{Condition, Limit, OneOrMany, Short, Word};
 
 /// Keys that the design knows and this version does not have yet. They are refused, never ignored.
-pub(crate) const NOT_IN_THIS_VERSION: &[&str] = &[
-    "acme",
-    "active",
-    "admin",
-    "client_certificate",
-    "compression",
-    "groups",
-    "managed",
-    "max_concurrent",
-    "proxy_protocol",
-    "rate_limit",
-    "slow_start",
-    "static_files",
-];
+pub(crate) const NOT_IN_THIS_VERSION: &[&str] =
+    &["acme", "client_certificate", "compression", "max_concurrent", "proxy_protocol", "rate_limit", "slow_start", "static_files"];
 
 /// The main file: where connections are accepted, which backend groups there are, where sites and users are found.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -50,7 +38,7 @@ pub(crate) struct Main {
     /// Name servers for the names of backends, such as `10.0.0.53` or `127.0.0.1:5353`. Default: those of the system.
     #[serde(default)]
     pub(crate) name_servers: OneOrMany,
-    /// Worker threads, 1 to 1024. Default: one for each CPU. A change needs a restart.
+    /// Worker threads, 1 to 1024. Default: one for each CPU. A change needs an upgrade.
     pub(crate) threads: Option<usize>,
     /// The OS user to become once the listeners are bound. A change needs a restart.
     pub(crate) run_as: Option<String>,
@@ -62,8 +50,20 @@ pub(crate) struct Main {
     /// One line for each request: `combined`, `json`, `off`, or a mapping with `format` and `path`. Default `combined` on
     /// standard output.
     pub(crate) access_log: Option<Short<AccessLog>>,
-    /// How long requests may take to finish when the process stops. Default `30s`.
+    /// How long requests may take to finish when the process stops or hands over to another; WebSockets are closed then. Default
+    /// `30s`.
     pub(crate) drain_timeout: Option<Time>,
+    /// How long a process that is told to stop still accepts connections while `/readyz` fails already, so that a load
+    /// balancer before it looks elsewhere first. Default `0s`.
+    pub(crate) drain_delay: Option<Time>,
+    /// How the running process is asked and told things: `off`, or a mapping. Default: a socket at
+    /// `/run/portcullis/admin.sock`. A change needs an upgrade.
+    pub(crate) admin: Option<Short<Admin>>,
+    /// A change of the main file, a site or a users file is a reload, once the files have come to rest. Default `false`.
+    #[serde(default)]
+    pub(crate) watch: bool,
+    /// A file that has the number of the process while it is ready. A change needs an upgrade.
+    pub(crate) pid_file: Option<PathBuf>,
     /// What sites, groups and routes get that say nothing else.
     #[serde(default)]
     pub(crate) defaults: Defaults,
@@ -76,7 +76,7 @@ pub(crate) struct Main {
     pub(crate) users: Option<OneOrMany>,
 }
 
-/// An address that connections are accepted on, and the limits of its connections. A change needs a restart.
+/// An address that connections are accepted on, and the limits of its connections.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Listener {
@@ -87,6 +87,10 @@ pub(crate) struct Listener {
     /// Connections are encrypted; the site's certificate is chosen by the name in the handshake. Default `false`.
     #[serde(default)]
     pub(crate) tls: bool,
+    /// Listens also while this machine does not have the address: a virtual one that comes when another machine fails.
+    /// Default `false`.
+    #[serde(default)]
+    pub(crate) freebind: bool,
     /// How long a connection may stay without a request. Default `75s`.
     pub(crate) keep_alive: Option<Time>,
     /// How long the head of a request, or the TLS handshake, may take as a whole; 408 then. Default `10s`.
@@ -99,6 +103,19 @@ pub(crate) struct Listener {
     pub(crate) max_connections: Option<usize>,
     /// Requests on one connection before it is closed. Default 100000.
     pub(crate) max_requests: Option<u64>,
+}
+
+/// How the running process is asked and told things.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Admin {
+    /// The unix socket that `portcullis reload`, `status` and others use, or `off`. Its mode is 0660. Default
+    /// `/run/portcullis/admin.sock`.
+    pub(crate) socket: Option<String>,
+    /// The OS group whose members may use the socket, beside root and the user of the process. Default: the group of the process.
+    pub(crate) group: Option<String>,
+    /// An address that answers `/livez` and `/readyz`, and nothing else, to everybody who reaches it. Default: none.
+    pub(crate) address: Option<String>,
 }
 
 /// The access log.
@@ -297,6 +314,12 @@ pub(crate) struct Site {
     pub(crate) maintenance: Option<Short<Maintenance>>,
     /// The backend group of requests that no route takes elsewhere.
     pub(crate) group: Option<String>,
+    /// Backend groups by a name of your own, such as `{ blue: old, green: new }`, of which `active` gets the requests.
+    #[serde(default)]
+    pub(crate) groups: BTreeMap<String, String>,
+    /// Which of `groups` gets the requests. `portcullis switch SITE NAME` changes it while running; a change here wins over
+    /// that.
+    pub(crate) active: Option<String>,
     /// Backends of this site alone, instead of `group`.
     pub(crate) backends: Option<Vec<Short<Backend>>>,
     /// As in a backend group, for `backends` of this site.
@@ -540,6 +563,10 @@ pub(crate) struct Test {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Users {
+    /// The table of this file is changed by `portcullis users` while running and kept in `state_dir`; the file only seeds it.
+    /// Its name is the file's without its ending. Default `false`.
+    #[serde(default)]
+    pub(crate) managed: bool,
     /// Apps that are placed by a role: one row moves all of a user's apps of that role.
     #[serde(default)]
     pub(crate) apps: BTreeMap<String, App>,

@@ -224,6 +224,7 @@ pub fn tls_config(roots: RootCertStore, alpn: &[&str], versions: &[&'static rust
 
 /// An HTTP/2 connection with a runtime of its own.
 pub struct H2 {
+    /// With a thread of its own: the connection is answered for also while no request is under way.
     runtime: tokio::runtime::Runtime,
     send: h2::client::SendRequest<Bytes>,
 }
@@ -231,7 +232,7 @@ pub struct H2 {
 impl H2 {
     /// By prior knowledge, without TLS.
     pub fn plain(address: SocketAddr) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let send = runtime.block_on(async {
             let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
             Self::handshake(tcp).await
@@ -240,7 +241,7 @@ impl H2 {
     }
 
     pub fn tls(address: SocketAddr, sni: &str, config: Arc<ClientConfig>) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let send = runtime.block_on(async {
             let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
             let name = ServerName::try_from(sni.to_owned()).unwrap();

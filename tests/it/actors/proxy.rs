@@ -27,12 +27,14 @@ impl Proxy {
     /// standard output.
     pub fn start_in(directory: TempDir, files: &[(&str, &str)]) -> Self {
         write_files(directory.path(), files);
+        keep_to(directory.path());
         Self::spawn(directory, |_| {})
     }
 
     /// As `start_in`, with a signal while it is still starting.
     pub fn start_early(directory: TempDir, files: &[(&str, &str)], early: Signal) -> Self {
         write_files(directory.path(), files);
+        keep_to(directory.path());
         Self::spawn(directory, |child| {
             // The program is there and at work, or it could not have said what it waits for.
             let status = format!("/proc/{}/status", child.id());
@@ -137,7 +139,20 @@ impl Drop for Proxy {
 }
 
 /// A main file with one plain listener.
-pub const PLAIN: &str = "listeners: [{ address: \"127.0.0.1:0\" }]\naccess_log: json\nsites: sites.d/*.yaml\nstate_dir: state\n";
+pub const PLAIN: &str =
+    "listeners: [{ address: \"127.0.0.1:0\" }]\naccess_log: json\nsites: sites.d/*.yaml\nstate_dir: state\nadmin: { socket: admin.sock }\n";
+
+/// What the main file does not say of state and admin socket would be the machine's: a test keeps to its directory.
+fn keep_to(directory: &Path) {
+    let main = directory.join("main.yaml");
+    let mut text = std::fs::read_to_string(&main).unwrap();
+    for (key, value) in [("state_dir:", "state_dir: state\n"), ("admin:", "admin: { socket: admin.sock }\n")] {
+        if !text.contains(key) {
+            text.push_str(value);
+        }
+    }
+    std::fs::write(main, text).unwrap();
+}
 
 fn write_files(directory: &Path, files: &[(&str, &str)]) {
     for (file, text) in files {
@@ -165,6 +180,9 @@ pub struct Check {
 /// Runs `portcullis VERB -c main.yaml ARGS` on files; for configurations that end it.
 pub fn check(verb: &str, args: &[&str], directory: &Path, files: &[(&str, &str)]) -> Check {
     write_files(directory, files);
+    if verb == "run" && directory.join("main.yaml").exists() {
+        keep_to(directory);
+    }
     let output = command(directory, verb).args(args).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     Check { code: output.status.code(), text }
@@ -188,7 +206,7 @@ impl Lines {
     }
 
     fn all(&self) -> Vec<String> {
-        self.0.0.lock().unwrap().clone()
+        self.0.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// The first line from number `from` on that fits.

@@ -1,4 +1,4 @@
-//! The end of the process without the end of requests: who is still connected, and the sign to finish.
+//! The end of the process without the end of requests: who is still connected, and the sign that time is up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-/// Counts connections and tells them to finish.
+/// Counts connections. Each learns from its listener that it is to finish; here it learns that its time is up.
 pub struct Drain {
-    sign: watch::Sender<bool>,
+    cut: watch::Sender<bool>,
     open: Arc<Open>,
 }
 
@@ -42,14 +42,19 @@ impl Drop for Held {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { sign: watch::channel(false).0, open: Arc::default() }
+        Self { cut: watch::channel(false).0, open: Arc::default() }
     }
 }
 
 impl Drain {
-    /// Turns true when requests are to be finished and no new ones taken. It is Pingora's `ShutdownWatch` as well.
-    pub fn watch(&self) -> watch::Receiver<bool> {
-        self.sign.subscribe()
+    /// Turns true when what is still open will be cut: the last chance to say goodbye.
+    pub fn cut_sign(&self) -> watch::Receiver<bool> {
+        self.cut.subscribe()
+    }
+
+    /// Gives that sign.
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
     }
 
     pub fn connected(&self) -> Connected {
@@ -57,7 +62,7 @@ impl Drain {
         Connected(self.hold())
     }
 
-    /// Keeps `finish` waiting without being a connection.
+    /// Keeps `empty` waiting without being a connection.
     pub fn hold(&self) -> Held {
         self.open.held.fetch_add(1, Ordering::AcqRel);
         Held(self.open.clone())
@@ -67,9 +72,8 @@ impl Drain {
         self.open.connections.load(Ordering::Acquire)
     }
 
-    /// Gives the sign and waits until every connection is closed. `false`: some were not, within `limit`.
-    pub async fn finish(&self, limit: Duration) -> bool {
-        self.sign.send_replace(true);
+    /// Waits until every connection is closed. `false`: some were not, within `limit`.
+    pub async fn empty(&self, limit: Duration) -> bool {
         let empty = async {
             loop {
                 let closed = self.open.closed.notified();

@@ -1,0 +1,9 @@
+//! The admin socket: how the running process is asked and told things, by `portcullis` itself and by other programs.
+//!
+//! HTTP with JSON on a unix socket (`api` has the paths); on a plain address, where one is given, `/livez` and `/readyz` alone.
+
+pub mod api;
+pub mod client;
+mod peer;
+pub mod server;
+mod status;

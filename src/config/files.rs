@@ -1,0 +1,123 @@
+//! Where the text of configuration files comes from: the disk, or copies that were kept; and what was read, to be kept in
+//! its turn.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::source::{files_on_disk, read_text, relative_to};
+
+/// Texts of files by their paths.
+pub type Texts = BTreeMap<PathBuf, Arc<str>>;
+
+/// How often a file is read again that changes while it is read, and what is waited before.
+const TRIES: usize = 10;
+const REST: Duration = Duration::from_millis(20);
+
+/// The files of one load. The disk's certificates, error pages and the targets of `${file:…}` are not among them.
+#[derive(Debug, Default)]
+pub struct Files {
+    kept: HashMap<PathBuf, Arc<str>>,
+    /// Nothing but the copies is read: a configuration as it was.
+    only_kept: bool,
+    read: Mutex<Texts>,
+}
+
+impl Files {
+    /// The files as they are now.
+    pub fn on_disk() -> Self {
+        Self::default()
+    }
+
+    /// As they are now, but for these: they are read instead of what is there, also where nothing is there any more.
+    pub fn instead(kept: impl IntoIterator<Item = (PathBuf, Arc<str>)>) -> Self {
+        Self { kept: kept.into_iter().collect(), ..Self::default() }
+    }
+
+    /// As they were.
+    pub fn as_kept(kept: Texts) -> Self {
+        Self { kept: kept.into_iter().collect(), only_kept: true, ..Self::default() }
+    }
+
+    /// The text of a file; the error is a clause to follow the file's name.
+    pub(super) fn text(&self, path: &Path) -> Result<Arc<str>, String> {
+        let text = match self.kept.get(path) {
+            Some(text) => text.clone(),
+            None if self.only_kept => return Err("is not among the kept files".to_owned()),
+            None => read_settled(path)?,
+        };
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), text.clone());
+        Ok(text)
+    }
+
+    /// The files that a pattern of the file `from` names, in the order of their names.
+    pub(super) fn named(&self, pattern: &str, from: &Path) -> Result<Vec<PathBuf>, String> {
+        let full = relative_to(from, Path::new(pattern));
+        let mut files = match self.only_kept {
+            true => Vec::new(),
+            false => files_on_disk(pattern, from)?,
+        };
+        files.extend(self.kept.keys().filter(|path| matches(&full, path)).cloned());
+        files.sort();
+        files.dedup();
+        Ok(files)
+    }
+
+    /// What was read.
+    pub fn into_read(self) -> Texts {
+        self.read.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a pattern, made absolute or relative as the path is, names it.
+pub fn matches(pattern: &Path, path: &Path) -> bool {
+    let options = glob::MatchOptions { require_literal_leading_dot: true, require_literal_separator: true, ..Default::default() };
+    pattern == path
+        || pattern
+            .to_str()
+            .and_then(|pattern| glob::Pattern::new(pattern).ok())
+            .is_some_and(|pattern| pattern.matches_path_with(path, options))
+}
+
+/// Reads a file that nobody writes to meanwhile: half of a file may look like all of it.
+fn read_settled(path: &Path) -> Result<Arc<str>, String> {
+    let stamp = |meta: &Metadata| (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
+    for _ in 0..TRIES {
+        let before = fs::metadata(path).ok().map(|meta| stamp(&meta));
+        let text = read_text(path)?;
+        let after = fs::metadata(path).ok().map(|meta| stamp(&meta));
+        if before.is_some() && before == after {
+            return Ok(text.into());
+        }
+        std::thread::sleep(REST);
+    }
+    Err("goes on changing while it is read".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_copies_stand_in_for_files_and_take_part_in_patterns() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("sites.d")).unwrap();
+        fs::write(at("sites.d/a.yaml"), "disk a").unwrap();
+        fs::write(at("sites.d/b.yaml"), "disk b").unwrap();
+        let main = at("main.yaml");
+        let kept = |name: &str| (at(name), Arc::from(format!("kept {name}")));
+        let files = Files::instead([kept("sites.d/b.yaml"), kept("sites.d/gone.yaml"), kept("sites.d/.hidden.yaml"), kept("other.yaml")]);
+        let named = files.named("sites.d/*.yaml", &main).unwrap();
+        assert_eq!(named, [at("sites.d/a.yaml"), at("sites.d/b.yaml"), at("sites.d/gone.yaml")]);
+        let texts: Vec<_> = named.iter().map(|path| files.text(path).unwrap()).collect();
+        assert_eq!(texts.iter().map(AsRef::as_ref).collect::<Vec<_>>(), ["disk a", "kept sites.d/b.yaml", "kept sites.d/gone.yaml"]);
+        assert_eq!(files.into_read().len(), 3);
+        let files = Files::as_kept(Texts::from([kept("sites.d/x.yaml")]));
+        assert_eq!(files.named("sites.d/*.yaml", &main).unwrap(), [at("sites.d/x.yaml")]);
+        assert!(files.text(&at("sites.d/a.yaml")).is_err());
+    }
+}

@@ -1,0 +1,357 @@
+//! What changes while the process runs, one change at a time: whoever wants to change what is in force comes here.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+use super::assemble::BrokenSite;
+use super::sticky_key::StickyKey;
+use crate::balance::hand::Standing;
+use crate::config::{self, Config, Previous};
+use crate::health::HealthChecks;
+use crate::persist::{BackendRecord, Pending, Store, SwitchRecord, seconds};
+use crate::proxy::Shared;
+use crate::proxy::listen::Listeners;
+use crate::resolve::Names;
+use crate::snapshot::{Carry, Snapshot, compile_groups};
+use crate::tls::watch::warn_of_expiry;
+
+/// Owns what the process knows beside the snapshot in force, and publishes every new one.
+pub struct Control {
+    /// The main file.
+    pub(super) path: PathBuf,
+    pub(super) strict: bool,
+    /// What the process began with.
+    pub(super) fixed: Fixed,
+    pub(super) health: HealthChecks,
+    pub(super) sticky_key: StickyKey,
+    pub(super) shared: Arc<Shared>,
+    pub(super) listeners: Arc<Listeners>,
+    /// `None`: the state directory cannot be used.
+    pub(super) store: Option<Arc<Store>>,
+    pub(super) settings: ArcSwap<Settings>,
+    applied: ArcSwap<Applied>,
+    /// The configuration that goes away again unless somebody confirms it.
+    pub(super) pending: watch::Sender<Option<Pending>>,
+    /// Two changes that overlap could publish in the wrong order.
+    one_at_a_time: Mutex<Changing>,
+}
+
+/// What only changes under the lock.
+#[derive(Default)]
+pub(super) struct Changing {
+    /// Another process is to take over: nothing may change that it has not seen.
+    pub(super) upgrading: bool,
+    pub(super) spoken: Spoken,
+}
+
+/// What is needed to make one.
+pub struct Parts {
+    pub path: PathBuf,
+    pub strict: bool,
+    pub fixed: Fixed,
+    pub settings: Settings,
+    pub health: HealthChecks,
+    pub sticky_key: StickyKey,
+    pub shared: Arc<Shared>,
+    pub listeners: Arc<Listeners>,
+    pub store: Option<Arc<Store>>,
+    pub applied: Applied,
+    pub spoken: Spoken,
+}
+
+/// What an operator has said of backends and sites.
+#[derive(Clone, Default)]
+pub struct Spoken {
+    pub backends: BTreeMap<(String, String), BackendRecord>,
+    pub switches: BTreeMap<String, SwitchRecord>,
+}
+
+impl Spoken {
+    pub fn standing(&self, group: &str, backend: &str) -> Standing {
+        let record = self.backends.get(&(group.to_owned(), backend.to_owned()));
+        record.map(|record| record.state).unwrap_or_default()
+    }
+}
+
+/// The configuration in force, as far as people ask.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub generation: u64,
+    pub time: SystemTime,
+    /// Of all its files.
+    pub digest: String,
+    pub by: String,
+    pub rolled_back_to: Option<u64>,
+    pub broken: Vec<BrokenSite>,
+    /// Whether it is kept, so that there is a way back to it.
+    pub is_kept: bool,
+    /// When a reload last failed, and why, if none has succeeded since.
+    pub refused: Option<(SystemTime, String)>,
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// It says something that cannot be.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not now.
+    #[error("{0}")]
+    Conflict(String),
+    /// What is needed for it failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What a reload cannot change: it belongs to the process.
+pub struct Fixed {
+    threads: usize,
+    run_as: Option<String>,
+    state_dir: PathBuf,
+    admin: config::Admin,
+    pid_file: Option<PathBuf>,
+    /// Idle HTTP/2 connections are closed by the carrier, which is made once.
+    h2_idle: Duration,
+}
+
+/// What the process itself asks of the configuration in force.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub drain_timeout: Duration,
+    pub drain_delay: Duration,
+    pub name_servers: Vec<SocketAddr>,
+    /// What is looked at for changes; `None`: nothing is.
+    pub watched: Option<Watched>,
+}
+
+/// The files whose changes are a reload.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    pub files: Vec<PathBuf>,
+    /// Where files may come up.
+    pub patterns: Vec<PathBuf>,
+}
+
+// === impl Control ===
+
+impl Control {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { path, strict, fixed, settings, health, sticky_key, shared, listeners, store, applied, spoken } = parts;
+        let changing = Changing { upgrading: false, spoken };
+        Self {
+            path,
+            strict,
+            fixed,
+            health,
+            sticky_key,
+            shared,
+            listeners,
+            store,
+            settings: ArcSwap::from_pointee(settings),
+            applied: ArcSwap::from_pointee(applied),
+            pending: watch::channel(None).0,
+            one_at_a_time: Mutex::new(changing),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    pub fn applied(&self) -> Arc<Applied> {
+        self.applied.load_full()
+    }
+
+    pub(super) fn set_applied(&self, applied: Applied) {
+        self.applied.store(Arc::new(applied));
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.current.pin()
+    }
+
+    pub fn listeners(&self) -> &Listeners {
+        &self.listeners
+    }
+
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_deref()
+    }
+
+    pub fn pending(&self) -> Option<Pending> {
+        self.pending.borrow().clone()
+    }
+
+    pub fn pending_changes(&self) -> watch::Receiver<Option<Pending>> {
+        self.pending.subscribe()
+    }
+
+    /// Goes on waiting for the confirmation that a process before has waited for.
+    pub fn take_up_pending(&self) {
+        if let Some(Ok(Some(pending))) = self.store().map(Store::pending) {
+            log::warn!("the configuration in force waits for `portcullis confirm`; otherwise generation {} comes back", pending.former);
+            self.pending.send_replace(Some(pending));
+        }
+    }
+
+    /// What an operator has said, to be shown.
+    pub fn spoken(&self) -> Spoken {
+        self.lock().spoken.clone()
+    }
+
+    /// The right to change what is in force.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Changing> {
+        self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, unless another process is about to take over.
+    pub(super) fn change(&self) -> Result<MutexGuard<'_, Changing>, CommandError> {
+        let changing = self.lock();
+        if changing.upgrading {
+            return Err(CommandError::Conflict("an upgrade is under way: ask again when it has ended".to_owned()));
+        }
+        Ok(changing)
+    }
+
+    /// The state file, for commands that cannot do without.
+    pub fn needed_store(&self) -> Result<&Store, CommandError> {
+        self.store().ok_or_else(|| {
+            CommandError::Failed("nothing can be kept: `state_dir` cannot be used (the log of the start tells why)".to_owned())
+        })
+    }
+
+    // === What goes on by itself ===
+
+    /// The names of backends in force that are resolved, with the addresses that they have.
+    pub fn names(&self) -> Names {
+        let current = self.shared.current.pin();
+        let members = current.checked.groups.iter().flat_map(|group| &group.members).filter(|member| member.resolved);
+        members.map(|member| (member.host.clone(), member.addresses.clone())).collect()
+    }
+
+    /// Puts new addresses of names in force. Nothing else changes, and no file is read.
+    pub fn readdress(&self, names: &Names) {
+        let changing = self.lock();
+        let old = self.shared.current.pin();
+        let mut groups = old.checked.groups.clone();
+        let mut changed = vec![false; groups.len()];
+        for (group, changed) in groups.iter_mut().zip(&mut changed) {
+            for member in &mut group.members {
+                if let Some(addresses) = names.get(&member.host).filter(|addresses| **addresses != member.addresses) {
+                    member.addresses.clone_from(addresses);
+                    *changed = true;
+                }
+            }
+        }
+        let secret = self.sticky_key.in_force();
+        let standing = |group: &str, backend: &str| changing.spoken.standing(group, backend);
+        let carry = Carry { generation: old.generation, health: &self.health, tls: &self.shared.tls, secret: &secret, standing: &standing };
+        let compiled =
+            compile_groups(&groups, &carry, |index| old.groups.get(index).filter(|_| changed.get(index) == Some(&false)).cloned());
+        let checked = Arc::new(Previous { sites: old.checked.sites.clone(), groups, store: old.checked.store.clone() });
+        self.shared.current.publish(Snapshot { groups: compiled, checked, ..Snapshot::clone(&old) });
+    }
+
+    /// Takes over certificates whose files have changed.
+    pub fn refresh_certificates(&self) {
+        let mut told = Vec::new();
+        for certificates in self.shared.current.pin().rules.certificates.iter() {
+            for change in certificates.refresh() {
+                // Sites may share a certificate.
+                if !told.contains(&change) {
+                    change.log();
+                    told.push(change);
+                }
+            }
+        }
+    }
+
+    /// Tells of certificates that end soon.
+    pub fn warn_of_expiry(&self) {
+        for certificates in self.shared.current.pin().rules.certificates.iter() {
+            warn_of_expiry(certificates, OffsetDateTime::now_utc());
+        }
+    }
+
+    pub fn reopen_log(&self) {
+        self.shared.log.reopen();
+    }
+}
+
+// === impl Fixed, Settings, Applied ===
+
+impl Fixed {
+    pub fn of(config: &Config) -> Self {
+        Self {
+            threads: config.threads,
+            run_as: config.run_as.clone(),
+            state_dir: config.state_dir.clone(),
+            admin: config.admin.clone(),
+            pid_file: config.pid_file.clone(),
+            h2_idle: h2_idle(config),
+        }
+    }
+
+    /// The keys in which another configuration differs: those that an upgrade puts in force, and those that need a restart.
+    pub(super) fn differences(&self, other: &Fixed) -> (Vec<&'static str>, Vec<&'static str>) {
+        let upgrade = [
+            ("threads", self.threads != other.threads),
+            ("admin", self.admin != other.admin),
+            ("pid_file", self.pid_file != other.pid_file),
+            ("keep_alive of HTTP/2 connections", self.h2_idle != other.h2_idle),
+        ];
+        let restart = [("run_as", self.run_as != other.run_as), ("state_dir", self.state_dir != other.state_dir)];
+        let named = |keys: &[(&'static str, bool)]| keys.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect();
+        (named(&upgrade), named(&restart))
+    }
+}
+
+/// How long HTTP/2 connections may be idle, whichever listener they came by.
+pub fn h2_idle(config: &Config) -> Duration {
+    config.listeners.iter().map(|listener| listener.keep_alive).max().unwrap_or(Duration::from_secs(60))
+}
+
+impl Settings {
+    pub fn of(config: &Config, path: &Path) -> Self {
+        let watched = || Watched {
+            files: std::iter::once(path.to_owned()).chain(config.users_files.iter().cloned()).collect(),
+            patterns: config.site_patterns.clone(),
+        };
+        Self {
+            drain_timeout: config.drain_timeout,
+            drain_delay: config.drain_delay,
+            name_servers: config.name_servers.clone(),
+            watched: config.watch.then(watched),
+        }
+    }
+}
+
+impl Applied {
+    /// What is kept of it.
+    pub fn record(&self, sites: usize, changes: Vec<String>) -> crate::persist::Generation {
+        crate::persist::Generation {
+            number: self.generation,
+            time: seconds(self.time),
+            digest: self.digest.clone(),
+            by: self.by.clone(),
+            rolled_back_to: self.rolled_back_to,
+            sites,
+            broken_sites: self.broken.iter().map(|broken| broken.name.clone()).collect(),
+            changes,
+        }
+    }
+}

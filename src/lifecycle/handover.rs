@@ -1,0 +1,192 @@
+//! The conversation of two processes of which one takes over from the other: messages, some with a socket, on a pair of
+//! sockets that nobody else has.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::tls::tickets::HandedKeys;
+
+/// Changes when processes of before would not understand each other.
+const PROTOCOL: u32 = 1;
+/// No message is longer.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// What the old process says.
+#[derive(Serialize, Deserialize)]
+pub enum FromOld {
+    Hello {
+        protocol: u32,
+        listeners: usize,
+        tickets: HandedKeys,
+        plain_admin: bool,
+    },
+    /// With a socket.
+    Listener {
+        address: SocketAddr,
+        nth: usize,
+    },
+    /// With a socket.
+    PlainAdmin,
+    /// The old process has stopped accepting: everything is the new one's.
+    Yours,
+}
+
+/// What the new process says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromNew {
+    /// The process that takes over, told by the one that has started it and ends now.
+    Started {
+        pid: u32,
+    },
+    /// Everything is prepared, nothing is accepted yet.
+    Ready {
+        version: String,
+    },
+    Failed {
+        why: String,
+    },
+    Serving,
+}
+
+/// One end of the conversation.
+pub struct Line(OwnedFd);
+
+/// What a new process gets.
+pub struct Inheritance {
+    pub listeners: Vec<(SocketAddr, usize, TcpListener)>,
+    pub plain_admin: Option<TcpListener>,
+    pub tickets: HandedKeys,
+}
+
+impl Line {
+    /// Both ends.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self(ours), theirs))
+    }
+
+    pub fn new(end: OwnedFd) -> Self {
+        Self(end)
+    }
+
+    pub fn send(&self, message: &impl Serialize, socket: Option<&TcpListener>) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message).map_err(io::Error::other)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sockets = socket.map(|socket| [socket.as_fd()]);
+        if let Some(sockets) = &sockets {
+            control.push(SendAncillaryMessage::ScmRights(sockets));
+        }
+        sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// The next message, waited for at most so long. An end of the conversation is `UnexpectedEof`, silence `TimedOut`.
+    pub fn receive<T: for<'d> Deserialize<'d>>(&self, patience: Duration) -> io::Result<(T, Option<OwnedFd>)> {
+        set_socket_timeout(&self.0, Timeout::Recv, Some(patience.max(Duration::from_millis(1))))?;
+        let mut bytes = vec![0; MAX_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(rustix::io::Errno::INTR) => {}
+                // It ended with something of ours unread.
+                Err(rustix::io::Errno::CONNRESET) => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other process has hung up"));
+                }
+                Err(rustix::io::Errno::AGAIN) => return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was said in time")),
+                received => break received?,
+            }
+        };
+        if received.bytes == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other process has hung up"));
+        }
+        if received.flags.contains(ReturnFlags::TRUNC) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is too long"));
+        }
+        let socket = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+            _ => None,
+        });
+        let message = serde_json::from_slice(bytes.get(..received.bytes).unwrap_or_default());
+        Ok((message.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?, socket))
+    }
+
+    /// Hands sockets and keys over.
+    pub fn hand_over(
+        &self,
+        listeners: &[(SocketAddr, usize, impl std::ops::Deref<Target = TcpListener>)],
+        plain_admin: Option<&TcpListener>,
+        tickets: HandedKeys,
+    ) -> io::Result<()> {
+        let hello = FromOld::Hello { protocol: PROTOCOL, listeners: listeners.len(), tickets, plain_admin: plain_admin.is_some() };
+        self.send(&hello, None)?;
+        for (address, nth, socket) in listeners {
+            self.send(&FromOld::Listener { address: *address, nth: *nth }, Some(socket))?;
+        }
+        match plain_admin {
+            Some(socket) => self.send(&FromOld::PlainAdmin, Some(socket)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes them.
+    pub fn inherit(&self, patience: Duration) -> io::Result<Inheritance> {
+        let unexpected = || io::Error::new(io::ErrorKind::InvalidData, "the old process says something else than expected");
+        let (FromOld::Hello { protocol, listeners, tickets, plain_admin }, _) = self.receive(patience)? else { return Err(unexpected()) };
+        if protocol != PROTOCOL {
+            return Err(io::Error::other(format!("the old process speaks protocol {protocol}, this one {PROTOCOL}: restart instead")));
+        }
+        let mut inherited = Inheritance { listeners: Vec::new(), plain_admin: None, tickets };
+        for _ in 0..listeners {
+            let (FromOld::Listener { address, nth }, Some(socket)) = self.receive(patience)? else { return Err(unexpected()) };
+            inherited.listeners.push((address, nth, socket.into()));
+        }
+        if plain_admin {
+            let (FromOld::PlainAdmin, Some(socket)) = self.receive(patience)? else { return Err(unexpected()) };
+            inherited.plain_admin = Some(socket.into());
+        }
+        Ok(inherited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_and_keys_arrive_and_silence_is_told_from_the_end() {
+        let (old, new) = Line::pair().unwrap();
+        let new = Line::new(new);
+        let sockets: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tickets = crate::tls::tickets::Tickets::new().unwrap();
+        let wanted: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let handed: Vec<_> = sockets.iter().enumerate().map(|(nth, socket)| (wanted, nth, socket)).collect();
+        old.hand_over(&handed, Some(&plain), tickets.hand_over()).unwrap();
+        let got = new.inherit(Duration::from_secs(5)).unwrap();
+        let addresses: Vec<_> = got.listeners.iter().map(|(_, nth, socket)| (*nth, socket.local_addr().unwrap())).collect();
+        assert_eq!(addresses, sockets.iter().map(|socket| socket.local_addr().unwrap()).enumerate().collect::<Vec<_>>());
+        assert_eq!(got.plain_admin.unwrap().local_addr().unwrap(), plain.local_addr().unwrap());
+        let silence = old.receive::<FromNew>(Duration::from_millis(20)).err().unwrap();
+        assert_eq!(silence.kind(), io::ErrorKind::TimedOut);
+        new.send(&FromNew::Serving, None).unwrap();
+        assert_eq!(old.receive::<FromNew>(Duration::from_secs(5)).unwrap().0, FromNew::Serving);
+        drop(new);
+        assert_eq!(old.receive::<FromNew>(Duration::from_secs(5)).err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
+        let (old, new) = Line::pair().unwrap();
+        old.send(&FromOld::Hello { protocol: PROTOCOL + 1, listeners: 0, tickets: tickets.hand_over(), plain_admin: false }, None).unwrap();
+        let why = Line::new(new).inherit(Duration::from_secs(5)).err().unwrap().to_string();
+        assert!(why.contains("restart instead"), "{why}");
+    }
+}

@@ -1,0 +1,18 @@
+//! The running process: how its configuration changes, how it hands over to another one, how it ends.
+
+pub mod assemble;
+mod changes;
+pub mod control;
+pub mod drain;
+mod handover;
+pub mod notify;
+mod operate;
+pub mod pid_file;
+pub mod readiness;
+pub mod reload;
+pub mod sticky_key;
+pub mod stop;
+pub mod supervisor;
+pub mod upgrade;
+pub mod users;
+mod watch;

@@ -1,0 +1,106 @@
+//! The end of the process: told by a signal or by the process that takes over, and over as soon as nobody is connected.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use super::control::Control;
+use super::readiness::{Readiness, Stage};
+use crate::proxy::Shared;
+
+/// What clients of WebSockets get to take the last frame.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// TERM, INT and QUIT finish what is under way; a second one ends at once.
+pub struct Stop {
+    pub shared: Arc<Shared>,
+    pub control: Arc<Control>,
+    pub readiness: Arc<Readiness>,
+    /// A command asks for what TERM does.
+    pub asked: Arc<Notify>,
+    /// Whether another process has the sockets; it may turn false again when that one dies.
+    pub handed_over: watch::Receiver<bool>,
+}
+
+impl Stop {
+    /// Ends when the process may end: nobody is connected any more, or nobody is to be waited for.
+    pub async fn ended(&self) {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
+        let [Some(mut term), Some(mut int), Some(mut quit)] = kinds.map(listen_to) else {
+            return std::future::pending().await;
+        };
+        let mut next = async || {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+                _ = quit.recv() => {}
+                () = self.asked.notified() => {}
+            }
+        };
+        let mut handed_over = self.handed_over.clone();
+        loop {
+            tokio::select! {
+                () = next() => {
+                    tokio::select! {
+                        () = self.stop() => {}
+                        () = next() => log::warn!("a second signal: {} connections are cut", self.shared.drain.connections()),
+                    }
+                    break;
+                }
+                () = turns(&mut handed_over, true) => {
+                    let mut back = handed_over.clone();
+                    tokio::select! {
+                        () = self.finish() => break,
+                        () = next() => break log::warn!("told to stop: {} connections are cut", self.shared.drain.connections()),
+                        // The other process has died: this one goes on.
+                        () = turns(&mut back, false) => {}
+                    }
+                }
+            }
+        }
+        self.shared.log.flush();
+    }
+
+    async fn stop(&self) {
+        let settings = self.control.settings();
+        let delay = settings.drain_delay;
+        self.readiness.set(Stage::Stopping);
+        super::notify::stopping(delay + settings.drain_timeout + 2 * GOODBYE);
+        if !delay.is_zero() {
+            log::info!("stopping: not ready any more; connections are still accepted for {delay:?}");
+            tokio::time::sleep(delay).await;
+        }
+        self.finish().await;
+    }
+
+    /// Lets connections finish; cuts those that do not.
+    async fn finish(&self) {
+        let timeout = self.control.settings().drain_timeout;
+        let drain = &self.shared.drain;
+        self.control.listeners().finish();
+        log::info!("stopping: {} connections are open, they have {timeout:?} to finish", drain.connections());
+        if drain.empty(timeout).await {
+            log::info!("stopped: every connection has finished");
+            return;
+        }
+        log::warn!("{} connections did not finish in time and are cut", drain.connections());
+        drain.cut();
+        // Whoever does not leave now is cut off by the end of the process.
+        drain.empty(GOODBYE).await;
+    }
+}
+
+/// Waits for a value.
+async fn turns(watched: &mut watch::Receiver<bool>, to: bool) {
+    if watched.wait_for(|value| *value == to).await.is_err() {
+        // Nobody is left who could change it.
+        std::future::pending().await
+    }
+}
+
+/// A stream of signals of one kind.
+pub fn listen_to(kind: SignalKind) -> Option<Signal> {
+    signal(kind).inspect_err(|error| log::error!("signals cannot be received: {error}")).ok()
+}

@@ -1,0 +1,296 @@
+//! Upgrade: a new process gets the sockets, prepares itself, and takes over when it says that it is ready. Until then, and
+//! whenever it fails, this process goes on.
+//!
+//! The new process accepts nothing before this one has stopped to: in between clients wait in the kernel's queue, and there
+//! are never two masters.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::control::{CommandError, Control};
+use super::handover::{FromNew, FromOld, Inheritance, Line};
+use super::readiness::{Readiness, Stage};
+use crate::proxy::Shared;
+
+/// Tells a process that its standard input is the old process's line, and whether it is to start the one that takes over or is
+/// that one: systemd takes a main process for a stranger's as long as it is the child of another service process.
+const ENVIRONMENT: &str = "PORTCULLIS_UPGRADE";
+const STARTS: &str = "starts";
+const TAKES_OVER: &str = "takes-over";
+/// How long a new process may take to say that it is ready: a large configuration takes seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to begin to serve once it may.
+const BEGIN: Duration = Duration::from_secs(10);
+/// How long a new process waits for the next word of the old one.
+const OLD_PATIENCE: Duration = Duration::from_secs(30);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// What this process was started as: a new one is started the same way.
+#[derive(Clone, Debug)]
+pub struct Started {
+    binary: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Started {
+    /// As the command line and the system say.
+    pub fn now() -> Self {
+        let mut arguments = std::env::args_os();
+        let named = arguments.next().map(PathBuf::from).filter(|path| path.components().count() > 1);
+        // By the path that was called: a package puts the new version there, maybe behind a link.
+        let binary = named.and_then(|path| std::path::absolute(path).ok()).or_else(|| std::env::current_exe().ok());
+        Self { binary: binary.unwrap_or_else(|| PathBuf::from("/proc/self/exe")), arguments: arguments.collect() }
+    }
+}
+
+// === The old process ===
+
+/// Starts new processes and hands over to them.
+pub struct Upgrades {
+    pub control: Arc<Control>,
+    pub shared: Arc<Shared>,
+    pub readiness: Arc<Readiness>,
+    pub started: Started,
+    /// The socket of the plain admin address, which the new process gets too.
+    pub plain_admin: Option<TcpListener>,
+    /// Whether another process has the sockets.
+    pub handed_over: watch::Sender<bool>,
+    /// Told when this process is to serve the admin socket again.
+    pub serve_admin: tokio::sync::Notify,
+    /// One at a time.
+    under_way: Mutex<bool>,
+}
+
+impl Upgrades {
+    pub fn new(
+        control: Arc<Control>,
+        shared: Arc<Shared>,
+        readiness: Arc<Readiness>,
+        started: Started,
+        plain_admin: Option<TcpListener>,
+    ) -> Self {
+        Self {
+            control,
+            shared,
+            readiness,
+            started,
+            plain_admin,
+            handed_over: watch::channel(false).0,
+            serve_admin: tokio::sync::Notify::new(),
+            under_way: Mutex::new(false),
+        }
+    }
+
+    /// Lets a new process take over; gives its number. On failure this process goes on as if nothing had happened.
+    pub async fn upgrade(self: &Arc<Self>, by: &str, binary: Option<PathBuf>, patience: Option<Duration>) -> Result<u32, CommandError> {
+        if std::process::id() == 1 {
+            let why = "this process is number 1 of its container, which ends with it: start a container with the new image instead";
+            return Err(CommandError::Conflict(why.to_owned()));
+        }
+        if self.readiness.stage() != Stage::Ready {
+            return Err(CommandError::Conflict("this process is not ready: it starts, stops or has handed over already".to_owned()));
+        }
+        if std::mem::replace(&mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner), true) {
+            return Err(CommandError::Conflict("an upgrade is under way already".to_owned()));
+        }
+        let binary = binary.unwrap_or_else(|| self.started.binary.clone());
+        log::info!("upgrade to {} begins (by {by})", binary.display());
+        let this = self.clone();
+        let patience = patience.unwrap_or(PATIENCE);
+        // A change that is under way ends first, and the new process takes its time.
+        let handle = Handle::current();
+        let result = tokio::task::spawn_blocking(move || this.hand_over(&binary, patience, &handle)).await;
+        let result = result.unwrap_or_else(|_| Err("a bug".to_owned()));
+        result.map_err(|why| {
+            log::error!("the upgrade failed: {why}; this process goes on");
+            CommandError::Failed(format!("the upgrade failed: {why}; the old process goes on"))
+        })
+    }
+
+    /// Everything up to the point where the new process serves.
+    fn hand_over(self: &Arc<Self>, binary: &Path, patience: Duration, handle: &Handle) -> Result<u32, String> {
+        self.control.lock().upgrading = true;
+        if let Some(store) = self.control.store() {
+            store.hand_over();
+        }
+        let mut paused = false;
+        let result = self.start(binary).and_then(|(mut child, line)| {
+            let mut pid = child.id();
+            match self.converse(&line, patience, handle, &mut pid, &mut paused) {
+                Ok(version) => {
+                    // It has ended, or is the new process itself: then its end is waited for once the line has ended.
+                    let _ = child.try_wait();
+                    Ok((child, line, pid, version))
+                }
+                Err(why) => Err(format!("{why}{}", ended(&mut child, pid))),
+            }
+        });
+        match result {
+            Ok((child, line, pid, version)) => {
+                log::info!("process {pid} (version {version}) serves; this one finishes what it has");
+                self.readiness.set(Stage::HandedOver);
+                self.handed_over.send_replace(true);
+                let this = self.clone();
+                std::thread::spawn(move || this.stand_by(child, &line, pid));
+                Ok(pid)
+            }
+            Err(why) => {
+                self.go_on(paused);
+                Err(why)
+            }
+        }
+    }
+
+    fn start(&self, binary: &Path) -> Result<(Child, Line), String> {
+        let (line, theirs) = Line::pair().map_err(|error| format!("no sockets to speak with: {error}"))?;
+        let mut command = Command::new(binary);
+        command.args(&self.started.arguments).env(ENVIRONMENT, STARTS).env_remove("WATCHDOG_PID").stdin(Stdio::from(theirs));
+        let child = command.spawn().map_err(|error| format!("{}: cannot be started: {error}", binary.display()))?;
+        Ok((child, line))
+    }
+
+    /// Gives the new process what it needs, and the word to serve. Gives its version.
+    fn converse(&self, line: &Line, patience: Duration, handle: &Handle, pid: &mut u32, paused: &mut bool) -> Result<String, String> {
+        let listeners = self.control.listeners().sockets();
+        let listeners: Vec<_> = listeners.into_iter().map(|(key, socket)| (key.address, key.nth, socket)).collect();
+        let tickets = self.shared.tls.tickets().hand_over();
+        line.hand_over(&listeners, self.plain_admin.as_ref(), tickets)
+            .map_err(|error| format!("the sockets cannot be handed over: {error}"))?;
+        let until = Instant::now() + patience;
+        let version = loop {
+            match self.next(line, until.saturating_duration_since(Instant::now()), patience, "it was ready")? {
+                FromNew::Started { pid: new } => *pid = new,
+                FromNew::Ready { version } => break version,
+                FromNew::Failed { why } => return Err(format!("the new process says: {why}")),
+                FromNew::Serving => return Err("the new process serves without having been told to".to_owned()),
+            }
+        };
+        *paused = true;
+        handle.block_on(self.control.listeners().pause());
+        line.send(&FromOld::Yours, None).map_err(|error| format!("the new process was ready, then it hung up: {error}"))?;
+        match self.next(line, BEGIN, BEGIN, "it served")? {
+            FromNew::Serving => Ok(version),
+            FromNew::Failed { why } => Err(format!("the new process says: {why}")),
+            FromNew::Started { .. } | FromNew::Ready { .. } => Err("the new process does not begin to serve".to_owned()),
+        }
+    }
+
+    fn next(&self, line: &Line, left: Duration, patience: Duration, before: &str) -> Result<FromNew, String> {
+        match line.receive(left) {
+            Ok((message, _)) => Ok(message),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(format!("the new process said nothing for {patience:?}")),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(format!("the new process ended before {before}")),
+            Err(error) => Err(format!("the new process cannot be understood: {error}")),
+        }
+    }
+
+    /// This process serves again.
+    fn go_on(&self, paused: bool) {
+        if let Some(store) = self.control.store() {
+            store.take_back();
+        }
+        if paused {
+            self.control.listeners().resume();
+        }
+        self.control.lock().upgrading = false;
+        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// Waits for this process's end, or the new one's: then this one takes the sockets back, which it has kept.
+    fn stand_by(&self, mut child: Child, line: &Line, pid: u32) {
+        // It says nothing more: its line ends when it does.
+        while !matches!(line.receive::<FromNew>(DAY), Err(error) if error.kind() == io::ErrorKind::UnexpectedEof) {}
+        // Where it is a child of this process, it leaves its status.
+        let _ = child.wait();
+        log::error!("the new process {pid} has ended; this one serves again");
+        self.go_on(true);
+        self.readiness.set(Stage::Ready);
+        self.handed_over.send_replace(false);
+        super::notify::ready("serving again after a failed upgrade");
+        self.serve_admin.notify_one();
+    }
+}
+
+/// Ends a new process that is not wanted any more, which may be hanging; how it ended, where that can be known.
+fn ended(child: &mut Child, pid: u32) -> String {
+    if pid != child.id() {
+        // The child has ended when it had started the new process.
+        let _ = child.wait();
+        let gone = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default())
+            .is_none_or(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_err());
+        return if gone { " (its own lines in the log tell more)".to_owned() } else { format!(" (process {pid} was killed)") };
+    }
+    // One that hangs up has a moment to end by itself, so that its status can be told.
+    let until = Instant::now() + Duration::from_millis(200);
+    while Instant::now() < until {
+        if let Ok(Some(status)) = child.try_wait() {
+            return format!(" ({status}; its own lines in the log tell more)");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    format!(" (process {pid} was killed)")
+}
+
+// === The new process ===
+
+/// What a process has that takes over.
+pub struct Takeover {
+    line: Line,
+    pub inheritance: Inheritance,
+}
+
+impl Takeover {
+    /// `None`: this process was not started to take over.
+    ///
+    /// # Errors
+    /// It was, and the old process does not say what it should.
+    pub fn from_environment() -> io::Result<Option<Self>> {
+        let Some(part) = std::env::var_os(ENVIRONMENT) else { return Ok(None) };
+        let line = Line::new(std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned()?);
+        if part != TAKES_OVER {
+            Self::start(&line)?;
+        }
+        // Nobody else keeps the line: its end is the end of this process.
+        let nothing = std::fs::File::open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&nothing)?;
+        let inheritance = line.inherit(OLD_PATIENCE)?;
+        Ok(Some(Self { line, inheritance }))
+    }
+
+    /// Starts the process that takes over and ends, so that it is nobody's child.
+    fn start(line: &Line) -> io::Result<()> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let child = command.args(std::env::args_os().skip(1)).env(ENVIRONMENT, TAKES_OVER).spawn()?;
+        line.send(&FromNew::Started { pid: child.id() }, None)?;
+        std::process::exit(0)
+    }
+
+    /// Tells the old process that this one does not take over.
+    pub fn failed(&self, why: &str) {
+        // It notices the end of this process as well.
+        let _ = self.line.send(&FromNew::Failed { why: why.to_owned() }, None);
+    }
+
+    /// Tells that everything is prepared, and waits until the old process has stopped accepting.
+    pub fn ready(&self) -> io::Result<()> {
+        self.line.send(&FromNew::Ready { version: env!("CARGO_PKG_VERSION").to_owned() }, None)?;
+        match self.line.receive(OLD_PATIENCE)? {
+            (FromOld::Yours, _) => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the old process says something else than expected")),
+        }
+    }
+
+    pub fn serving(&self) -> io::Result<()> {
+        self.line.send(&FromNew::Serving, None)
+    }
+}

@@ -1,0 +1,146 @@
+//! What outlives the process, in one file of the state directory: configurations that were applied, the last good version of
+//! each site, managed users tables, and what an operator has said of backends and sites.
+//!
+//! One transaction for each change: after a crash or on a full disk there is the old state or the new one.
+
+mod generations;
+mod operator;
+mod sites;
+mod users;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase as _, StorageError, WriteTransaction};
+
+pub use generations::{Generation, KEPT_GENERATIONS, Pending, digest_of, seconds};
+pub use operator::{BackendRecord, SwitchRecord};
+pub use sites::KeptSite;
+pub use users::StoredRow;
+
+/// The name of the file in the state directory.
+pub const FILE: &str = "state.redb";
+/// Pages that are kept in memory: the state is read at the start and written on commands.
+const CACHE: usize = 4 << 20;
+
+/// Why something could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{}: another portcullis uses it; stop that one, or give this one its own `state_dir`", path.display())]
+    InUse { path: PathBuf },
+    #[error("{}: {why}", path.display())]
+    Io { path: PathBuf, why: String },
+    #[error("{}: {why}; move it away to start with nothing kept", path.display())]
+    Damaged { path: PathBuf, why: String },
+    #[error("the state is being handed over to another process")]
+    HandedOver,
+    #[error("there is no generation {0}; `portcullis config history` tells which there are")]
+    NoGeneration(u64),
+}
+
+/// The open state file. A process has it alone.
+pub struct Store {
+    path: PathBuf,
+    /// `None`: handed over, or closed after a failure of the disk, to be opened anew.
+    database: Mutex<Option<Database>>,
+    handed_over: Mutex<bool>,
+}
+
+impl Store {
+    /// Opens the state of a directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// The directory cannot be written, another process uses it, or the file is damaged.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join(FILE);
+        let io = |error: io::Error| Error::Io { path: path.clone(), why: error.to_string() };
+        if !directory.is_dir() {
+            fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(io)?;
+        }
+        // Users, paths and whatever stands in site files: for nobody else.
+        fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
+        let store = Self { path, database: Mutex::new(None), handed_over: Mutex::new(false) };
+        drop(store.database()?);
+        Ok(store)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Closes the state, so that another process can open it.
+    pub fn hand_over(&self) {
+        *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Opens it again.
+    pub fn take_back(&self) {
+        *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    fn database(&self) -> Result<MutexGuard<'_, Option<Database>>, Error> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(Error::HandedOver);
+        }
+        if database.is_none() {
+            *database = Some(Database::builder().set_cache_size(CACHE).create(&self.path).map_err(|error| self.cannot_open(error))?);
+        }
+        Ok(database)
+    }
+
+    fn cannot_open(&self, error: DatabaseError) -> Error {
+        match error {
+            DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: self.path.clone() },
+            DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => self.failed(error),
+            error => Error::Damaged { path: self.path.clone(), why: error.to_string() },
+        }
+    }
+
+    fn failed(&self, error: impl std::fmt::Display) -> Error {
+        Error::Io { path: self.path.clone(), why: error.to_string() }
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, Error> {
+        let database = self.database()?;
+        let Some(open) = database.as_ref() else { return Err(Error::HandedOver) };
+        let result = open.begin_read().map_err(redb::Error::from).and_then(|transaction| work(&transaction));
+        self.settle(database, result)
+    }
+
+    /// All of `work` is kept, or nothing.
+    fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, Error> {
+        let database = self.database()?;
+        let Some(open) = database.as_ref() else { return Err(Error::HandedOver) };
+        let result = open.begin_write().map_err(redb::Error::from).and_then(|transaction| {
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        });
+        self.settle(database, result)
+    }
+
+    /// After a failure of the disk the file is opened anew, once there is room again.
+    fn settle<T>(&self, mut database: MutexGuard<'_, Option<Database>>, result: Result<T, redb::Error>) -> Result<T, Error> {
+        result.map_err(|error| {
+            *database = None;
+            self.failed(error)
+        })
+    }
+}
+
+/// A table that was never written has no rows: that is no error.
+fn or_empty<T>(table: Result<T, redb::TableError>) -> Result<Option<T>, redb::Error> {
+    match table {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Stories of the state file: what is kept, what is shared, what happens when two want it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::*;
+use crate::config::files::Texts;
+
+fn texts(of: &[(&str, &str)]) -> (Vec<(PathBuf, [u8; 32])>, Texts) {
+    let texts: Texts = of.iter().map(|(path, text)| (PathBuf::from(path), Arc::from(*text))).collect();
+    (texts.iter().map(|(path, text)| (path.clone(), crate::config::digest_of(text))).collect(), texts)
+}
+
+fn keep(store: &Store, number: u64, of: &[(&str, &str)]) {
+    let (files, texts) = texts(of);
+    let generation = Generation {
+        number,
+        time: number,
+        digest: digest_of(&files),
+        by: "test".to_owned(),
+        rolled_back_to: None,
+        sites: 1,
+        broken_sites: Vec::new(),
+        changes: Vec::new(),
+    };
+    store.keep_generation(&generation, &files, &texts).unwrap();
+}
+
+#[test]
+fn configurations_are_kept_with_their_files_and_forgotten_in_turn() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let store = Store::open(&directory.path().join("deep/state")).unwrap();
+    assert_eq!(store.generations().unwrap(), []);
+    keep(&store, 1, &[("main", "m"), ("a", "a1")]);
+    keep(&store, 2, &[("main", "m"), ("a", "a2")]);
+    keep(&store, 3, &[("main", "m"), ("a", "a2")]);
+    let numbers = |store: &Store| store.generations().unwrap().iter().map(|generation| generation.number).collect::<Vec<_>>();
+    assert_eq!(numbers(&store), [1, 3], "the same again takes the place of the one before");
+    assert_eq!(&*store.texts_of(1).unwrap()[Path::new("a")], "a1");
+    for number in 4..20 {
+        keep(&store, number, &[("main", "m"), ("a", &format!("a{number}"))]);
+    }
+    assert_eq!(numbers(&store), (10..20).collect::<Vec<_>>());
+    assert_eq!(&*store.texts_of(12).unwrap()[Path::new("main")], "m", "what others use is not forgotten");
+    assert!(matches!(store.texts_of(3), Err(Error::NoGeneration(3))));
+    assert_eq!(store.text(&crate::config::digest_of("a2")).unwrap(), None, "what nobody uses is");
+}
+
+#[test]
+fn sites_keep_their_text_while_they_are_kept() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    keep(&store, 1, &[("a.yaml", "good")]);
+    let site = KeptSite::new("a", &crate::config::digest_of("good"));
+    store.keep_sites(&HashMap::from([(Path::new("a.yaml"), site.clone())]), |_| false).unwrap();
+    for number in 2..30 {
+        keep(&store, number, &[("a.yaml", &format!("broken {number}"))]);
+        store.keep_sites(&HashMap::new(), |path| path == Path::new("a.yaml")).unwrap();
+    }
+    assert_eq!(store.sites().unwrap()[Path::new("a.yaml")], site);
+    assert_eq!(store.site_text(&site).unwrap().as_deref(), Some("good"));
+    store.keep_sites(&HashMap::new(), |_| false).unwrap();
+    assert!(store.sites().unwrap().is_empty());
+}
+
+#[test]
+fn tables_and_words_of_the_operator_survive_and_have_one_owner() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let row = |group: &str| vec![("mail".to_owned(), group.to_owned())];
+    let record = BackendRecord { state: crate::balance::hand::Standing::Draining, by: "root".to_owned(), time: 5 };
+    {
+        let store = Store::open(directory.path()).unwrap();
+        assert!(matches!(Store::open(directory.path()), Err(Error::InUse { .. })));
+        assert_eq!(store.table_version("panel").unwrap(), None);
+        assert_eq!(store.keep_table("panel", [("user2", row("b")), ("user1", row("a"))].into_iter()).unwrap(), 1);
+        assert_eq!(store.keep_row("panel", "user3", Some(&row("c"))).unwrap(), 2);
+        assert_eq!(store.keep_row("panel", "user2", None).unwrap(), 3);
+        store.keep_table("panel2", [("user9", row("z"))].into_iter()).unwrap();
+        store.keep_backend("cloud", "S1", Some(&record)).unwrap();
+        store.hand_over();
+        assert!(matches!(store.generations(), Err(Error::HandedOver)));
+        drop(Store::open(directory.path()).unwrap());
+        store.take_back();
+        assert_eq!(store.table_version("panel").unwrap(), Some(3));
+    }
+    let store = Store::open(directory.path()).unwrap();
+    let mut rows = BTreeMap::new();
+    store.rows("panel", |user, row| drop(rows.insert(user.to_owned(), row))).unwrap();
+    assert_eq!(rows, BTreeMap::from([("user1".to_owned(), row("a")), ("user3".to_owned(), row("c"))]));
+    assert_eq!(store.backends().unwrap(), BTreeMap::from([(("cloud".to_owned(), "S1".to_owned()), record)]));
+}
+
+#[test]
+fn a_file_that_is_none_is_told() {
+    let directory = tempfile::TempDir::new().unwrap();
+    fs::write(directory.path().join(FILE), "this was never a database, whatever it is called").unwrap();
+    let error = Store::open(directory.path()).err().unwrap().to_string();
+    assert!(error.contains(FILE) && error.contains("move it away"), "{error}");
+}
