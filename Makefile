@@ -6,7 +6,7 @@ BUILD_PACKAGES = build-essential cmake
 # The demonstration tells commands that use it.
 RUN_PACKAGES = curl
 # What the tests run beside the proxy.
-TEST_PACKAGES = curl openssl
+TEST_PACKAGES = curl openssl python3
 APP_PACKAGES = nginx-light php-fpm php-cli php-mysql phpmyadmin dokuwiki mariadb-server mariadb-client chromium chromium-driver
 PEER_PACKAGES = nginx-light haproxy apache2-utils nghttp2-client python3 python3-grpcio python3-websockets
 BENCH_PACKAGES = nginx-light nghttp2-client valgrind

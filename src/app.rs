@@ -1,7 +1,6 @@
 //! Assembles the process from a configuration and runs it: the one file that knows everyone.
 
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -20,6 +19,7 @@ use crate::health::HealthChecks;
 use crate::lifecycle::assemble::{Assembled, Sources, assemble, complete};
 use crate::lifecycle::control::{Applied, Control, Fixed, Parts, Settings, Spoken, h2_idle};
 use crate::lifecycle::drain::Drain;
+use crate::lifecycle::handover::Inheritance;
 use crate::lifecycle::pid_file::PidFile;
 use crate::lifecycle::readiness::{Readiness, Stage};
 use crate::lifecycle::reload::{Seed, explain_unbound, keep, say, seeds_of, versions_of};
@@ -75,8 +75,8 @@ pub fn run(options: Options) -> Result<(), Failure> {
         log::warn!("signals that come during the start may end it: {error}");
     }
     let takeover = Takeover::from_environment().map_err(|error| Failure::Start(format!("nothing can be taken over: {error}")))?;
-    let result = start(options, takeover.as_ref());
-    match result {
+    let (takeover, inheritance) = takeover.unzip();
+    match start(options, inheritance) {
         Ok(process) => {
             process.run(takeover);
             Ok(())
@@ -131,12 +131,16 @@ struct Opened {
     log: AccessLogger,
 }
 
-fn open(config: &Config, store: Option<&Store>, takeover: Option<&Takeover>) -> Result<Opened, Failure> {
+fn open(config: &Config, store: Option<&Store>, inheritance: Option<Inheritance>) -> Result<Opened, Failure> {
     raise_file_limit();
-    let (sockets, plain_admin) = inherited(takeover);
+    let takes_over = inheritance.is_some();
+    let (sockets, plain_admin) = inheritance.map_or_else(Default::default, |inheritance| (inheritance.listeners, inheritance.plain_admin));
+    let socket = |(address, nth, socket)| (Key { address, nth }, Arc::new(socket));
+    // Those that the configuration does not want are closed.
+    let sockets: Vec<_> = sockets.into_iter().map(socket).collect();
     let bound = bind_all(&config.listeners, &sockets).map_err(|unbound| Failure::Listen(explain_unbound(&unbound)))?;
     drop(sockets);
-    let admin = admin::server::bind(&config.admin, plain_admin, takeover.is_some());
+    let admin = admin::server::bind(&config.admin, plain_admin, takes_over);
     let admin = admin.map_err(|unbound| Failure::Admin { what: unbound.what, why: unbound.why })?;
     let sticky_key = StickyKey::new(config).map_err(|error| Failure::State {
         path: error.path,
@@ -147,17 +151,18 @@ fn open(config: &Config, store: Option<&Store>, takeover: Option<&Takeover>) -> 
     Ok(Opened { bound, admin, sticky_key, log })
 }
 
-fn start(options: Options, takeover: Option<&Takeover>) -> Result<Process, Failure> {
+fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, Failure> {
     let started = Instant::now();
     let path = std::path::absolute(&options.config).unwrap_or(options.config);
-    let (Loaded { config, assembled, pinned }, store, spoken) = load(&path, options.strict, takeover.is_some())?;
-    let Opened { bound, admin, sticky_key, log } = open(&config, store.as_deref(), takeover)?;
-    let tickets = takeover.map_or_else(Tickets::new, |takeover| Tickets::handed(&takeover.inheritance.tickets));
+    let (Loaded { config, assembled, pinned }, store, spoken) = load(&path, options.strict, inheritance.is_some())?;
+    let by = if inheritance.is_some() { "an upgrade" } else { "the start" };
+    let tickets = inheritance.as_ref().map_or_else(Tickets::new, |inheritance| Tickets::handed(&inheritance.tickets));
+    let Opened { bound, admin, sticky_key, log } = open(&config, store.as_deref(), inheritance)?;
     let tls = tls::Shared::new(tickets.map_err(|error| Failure::Start(error.to_string()))?);
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     server.bootstrap();
     let conf = server.configuration.clone();
-    let (fixed, settings, idle) = (Fixed::of(&config), Settings::of(&config, &path), h2_idle(&config));
+    let (fixed, settings, idle) = (Fixed::of(&config), Settings::of(&config, &path, assembled.stamps.as_ref()), h2_idle(&config));
     let (pid_file, admin_config) = (config.pid_file.clone().map(PidFile::new).map(Arc::new), config.admin.clone());
 
     let (health, starts) = HealthChecks::new();
@@ -167,7 +172,6 @@ fn start(options: Options, takeover: Option<&Takeover>) -> Result<Process, Failu
     let standing = |group: &str, backend: &str| spoken.standing(group, backend);
     let secret = sticky_key.in_force();
     let snapshot = compile(config, &Carry { generation, health: &health, tls: &tls, secret: &secret, standing: &standing });
-    let by = if takeover.is_some() { "an upgrade" } else { "the start" };
     let applied = first_applied(&snapshot, assembled, pinned, by, store.as_deref(), &seeds);
 
     let random = sticky_key::random().map_err(|error| Failure::Start(error.to_string()))?;
@@ -315,7 +319,7 @@ fn load(path: &Path, strict: bool, takes_over: bool) -> Result<(Loaded, Option<A
         return Err(refused(&loaded.report));
     };
     let store = open_store(config)?;
-    let spoken = store.as_deref().map(spoken).transpose().map_err(Failure::Store)?.unwrap_or_default();
+    let mut spoken = store.as_deref().map(spoken).transpose().map_err(Failure::Store)?.unwrap_or_default();
     let previous = config::Previous::default();
     let sources = |kept| Sources { path, kept, previous: &previous, store: store.as_deref(), switches: &spoken.switches, prune: false };
     let pinned = store.as_ref().and_then(|store| store.pinned().ok().flatten());
@@ -332,7 +336,7 @@ fn load(path: &Path, strict: bool, takes_over: bool) -> Result<(Loaded, Option<A
         log::error!("generation {number}, a rollback, cannot be used any more: the files are");
         say(&assembled.report);
     }
-    let mut assembled = complete(&sources(None), loaded, files.into_read());
+    let mut assembled = complete(&sources(None), loaded, files);
     let config = assembled.config.take().filter(|_| !strict || assembled.broken.is_empty());
     let Some(config) = config else { return Err(refused(&assembled.report)) };
     say(&assembled.report);
@@ -341,6 +345,12 @@ fn load(path: &Path, strict: bool, takes_over: bool) -> Result<(Loaded, Option<A
     }
     if takes_over {
         log::info!("the configuration is good; taking over");
+    }
+    for site in &assembled.unswitched {
+        spoken.switches.remove(site);
+        if let Some(Err(error)) = store.as_ref().map(|store| store.keep_switch(site, None)) {
+            log::error!("the switch of the site {site} cannot be forgotten: {error}");
+        }
     }
     Ok((Loaded { config, assembled, pinned: None }, store, spoken))
 }
@@ -359,17 +369,6 @@ fn open_store(config: &Config) -> Result<Option<Arc<Store>>, Failure> {
             Ok(None)
         }
     }
-}
-
-type Sockets = Vec<(Key, Arc<TcpListener>)>;
-
-/// The sockets that the old process has handed over.
-fn inherited(takeover: Option<&Takeover>) -> (Sockets, Option<TcpListener>) {
-    let Some(Takeover { inheritance, .. }) = takeover else { return (Vec::new(), None) };
-    let socket =
-        |(address, nth, socket): &(_, _, TcpListener)| Some((Key { address: *address, nth: *nth }, Arc::new(socket.try_clone().ok()?)));
-    let plain = inheritance.plain_admin.as_ref().and_then(|socket| socket.try_clone().ok());
-    (inheritance.listeners.iter().filter_map(socket).collect(), plain)
 }
 
 // === The system ===

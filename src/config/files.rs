@@ -2,7 +2,7 @@
 //! its turn.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,27 @@ pub struct Files {
     kept: HashMap<PathBuf, Arc<str>>,
     /// Nothing but the copies is read: a configuration as it was.
     only_kept: bool,
-    read: Mutex<Texts>,
+    read: Mutex<Read>,
+}
+
+/// What was read, with the state that a file on disk was in.
+type Read = BTreeMap<PathBuf, (Arc<str>, Option<Stamp>)>;
+
+/// What tells that a file has changed; links are followed, so that one that is turned counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    /// `None`: the file is not there, or cannot be looked at.
+    pub fn of(path: &Path) -> Option<Self> {
+        let meta = fs::metadata(path).ok()?;
+        Some(Self { device: meta.dev(), inode: meta.ino(), size: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    }
 }
 
 impl Files {
@@ -44,12 +64,12 @@ impl Files {
 
     /// The text of a file; the error is a clause to follow the file's name.
     pub(super) fn text(&self, path: &Path) -> Result<Arc<str>, String> {
-        let text = match self.kept.get(path) {
-            Some(text) => text.clone(),
+        let (text, stamp) = match self.kept.get(path) {
+            Some(text) => (text.clone(), None),
             None if self.only_kept => return Err("is not among the kept files".to_owned()),
-            None => read_settled(path)?,
+            None => read_settled(path).map(|(text, stamp)| (text, Some(stamp)))?,
         };
-        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), text.clone());
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), (text.clone(), stamp));
         Ok(text)
     }
 
@@ -66,9 +86,11 @@ impl Files {
         Ok(files)
     }
 
-    /// What was read.
-    pub fn into_read(self) -> Texts {
-        self.read.into_inner().unwrap_or_else(PoisonError::into_inner)
+    /// What was read, and from which state of the files; `None`: not from them.
+    pub fn into_read(self) -> (Texts, Option<BTreeMap<PathBuf, Stamp>>) {
+        let read = self.read.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let stamps = read.iter().map(|(path, (_, stamp))| Some((path.clone(), (*stamp)?))).collect();
+        (read.into_iter().map(|(path, (text, _))| (path, text)).collect(), stamps)
     }
 }
 
@@ -83,14 +105,12 @@ pub fn matches(pattern: &Path, path: &Path) -> bool {
 }
 
 /// Reads a file that nobody writes to meanwhile: half of a file may look like all of it.
-fn read_settled(path: &Path) -> Result<Arc<str>, String> {
-    let stamp = |meta: &Metadata| (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());
+fn read_settled(path: &Path) -> Result<(Arc<str>, Stamp), String> {
     for _ in 0..TRIES {
-        let before = fs::metadata(path).ok().map(|meta| stamp(&meta));
+        let before = Stamp::of(path);
         let text = read_text(path)?;
-        let after = fs::metadata(path).ok().map(|meta| stamp(&meta));
-        if before.is_some() && before == after {
-            return Ok(text.into());
+        if let Some(stamp) = before.filter(|before| Stamp::of(path) == Some(*before)) {
+            return Ok((text.into(), stamp));
         }
         std::thread::sleep(REST);
     }
@@ -115,7 +135,7 @@ mod tests {
         assert_eq!(named, [at("sites.d/a.yaml"), at("sites.d/b.yaml"), at("sites.d/gone.yaml")]);
         let texts: Vec<_> = named.iter().map(|path| files.text(path).unwrap()).collect();
         assert_eq!(texts.iter().map(AsRef::as_ref).collect::<Vec<_>>(), ["disk a", "kept sites.d/b.yaml", "kept sites.d/gone.yaml"]);
-        assert_eq!(files.into_read().len(), 3);
+        assert_eq!(files.into_read().0.len(), 3);
         let files = Files::as_kept(Texts::from([kept("sites.d/x.yaml")]));
         assert_eq!(files.named("sites.d/*.yaml", &main).unwrap(), [at("sites.d/x.yaml")]);
         assert!(files.text(&at("sites.d/a.yaml")).is_err());

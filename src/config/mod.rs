@@ -65,8 +65,9 @@ pub struct Config {
     pub users: Users,
     /// Where the users are from.
     pub users_files: Vec<PathBuf>,
-    /// The patterns that sites are found by.
+    /// The patterns that sites are found by, and those of users files.
     pub site_patterns: Vec<PathBuf>,
+    pub users_patterns: Vec<PathBuf>,
     pub admin: Admin,
     /// A change of the files is a reload.
     pub watch: bool,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::check::{keep_last_good, keep_vanished};
 use crate::config::diagnostic::{Diagnostic, Report};
-use crate::config::files::{self, Files, Texts};
+use crate::config::files::{self, Files, Stamp, Texts};
 use crate::config::{self, Config, Previous, Site};
 use crate::load::load;
 use crate::persist::{KeptSite, Store, StoredRow, SwitchRecord};
@@ -33,6 +33,10 @@ pub struct Assembled {
     pub broken: Vec<BrokenSite>,
     /// The files that were read.
     pub texts: Texts,
+    /// The state that they were in; `None`: what was read were kept copies.
+    pub stamps: Option<BTreeMap<PathBuf, Stamp>>,
+    /// Sites whose files have changed what a switch has changed: their files count again.
+    pub unswitched: Vec<String>,
     /// Managed tables that were never kept: their files seed them.
     pub seeded: Vec<String>,
 }
@@ -64,18 +68,21 @@ impl BrokenSite {
 
 /// Loads, checks and completes a configuration.
 pub fn assemble(sources: &Sources<'_>) -> Assembled {
-    let (loaded, texts) = load_from(sources, sources.kept.clone().map_or_else(Files::on_disk, Files::as_kept));
-    complete(sources, loaded, texts)
+    let files = sources.kept.clone().map_or_else(Files::on_disk, Files::as_kept);
+    let loaded = load(sources.path, &files, sources.previous);
+    complete(sources, loaded, files)
 }
 
 /// Completes what was loaded and checked already.
-pub fn complete(sources: &Sources<'_>, loaded: config::Loaded, texts: Texts) -> Assembled {
+pub fn complete(sources: &Sources<'_>, loaded: config::Loaded, files: Files) -> Assembled {
+    let (texts, stamps) = files.into_read();
     let report = loaded.report;
     let Some(config) = loaded.config else {
-        return Assembled { config: None, report, broken: Vec::new(), texts, seeded: Vec::new() };
+        return Assembled { config: None, report, broken: Vec::new(), texts, stamps, seeded: Vec::new(), unswitched: Vec::new() };
     };
     let mut config = config;
-    let mut assembled = Assembled { config: None, broken: broken_sites(&config), report, texts, seeded: Vec::new() };
+    let mut assembled =
+        Assembled { config: None, broken: broken_sites(&config), report, texts, stamps, seeded: Vec::new(), unswitched: Vec::new() };
     let restored = keep_last_good(&mut config, sources.previous);
     for broken in &mut assembled.broken {
         broken.kept = restored.contains(&broken.name);
@@ -84,14 +91,9 @@ pub fn complete(sources: &Sources<'_>, loaded: config::Loaded, texts: Texts) -> 
         keep_lost_sites(&mut config, sources, &mut assembled);
     }
     let filled = fill_managed_tables(&mut config, sources, &mut assembled);
-    apply_switches(&mut config, sources.switches);
+    assembled.unswitched = apply_switches(&mut config, sources.switches);
     assembled.config = filled.then_some(config);
     assembled
-}
-
-fn load_from(sources: &Sources<'_>, files: Files) -> (config::Loaded, Texts) {
-    let loaded = load(sources.path, &files, sources.previous);
-    (loaded, files.into_read())
 }
 
 fn broken_sites(config: &Config) -> Vec<BrokenSite> {
@@ -120,7 +122,7 @@ fn keep_lost_sites(config: &mut Config, sources: &Sources<'_>, assembled: &mut A
         return;
     }
     // They are checked anew, with the groups that there are now.
-    let (as_it_was, _) = load_from(sources, Files::instead(texts));
+    let as_it_was = load(sources.path, &Files::instead(texts), sources.previous);
     let Some(Config { sites, groups, store, .. }) = as_it_was.config else { return };
     let previous = Previous { sites, groups, store };
     let restored = keep_last_good(config, &previous);
@@ -202,15 +204,18 @@ fn fill_managed_tables(config: &mut Config, sources: &Sources<'_>, assembled: &m
     missing.is_empty()
 }
 
-/// Lets sites use the group that an operator has switched them to, as long as their files say what they said then.
-fn apply_switches(config: &mut Config, switches: &BTreeMap<String, SwitchRecord>) {
-    for site in config.sites.iter_mut().filter(|site| site.switch.is_some()) {
-        let Some(record) = switches.get(&site.name) else { continue };
-        if site.switch.as_ref().is_some_and(|switch| switch.active == record.instead_of) {
-            let mut switched = Site::clone(site);
-            if switched.activate(&record.active) {
-                *site = Arc::new(switched);
-            }
+/// Lets sites use the group that an operator has switched them to, as long as their files say what they said then. Gives the
+/// sites whose files say something else.
+fn apply_switches(config: &mut Config, switches: &BTreeMap<String, SwitchRecord>) -> Vec<String> {
+    let mut unswitched = Vec::new();
+    for site in &mut config.sites {
+        let (Some(switch), Some(record)) = (&site.switch, switches.get(&site.name)) else { continue };
+        let mut switched = Site::clone(site);
+        if switch.active == record.instead_of && switched.activate(&record.active) {
+            *site = Arc::new(switched);
+        } else {
+            unswitched.push(site.name.clone());
         }
     }
+    unswitched
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::assemble::BrokenSite;
 use super::sticky_key::StickyKey;
 use crate::balance::hand::Standing;
+use crate::config::files::Stamp;
 use crate::config::{self, Config, Previous};
 use crate::health::HealthChecks;
 use crate::persist::{BackendRecord, Pending, Store, SwitchRecord, seconds};
@@ -137,9 +138,11 @@ pub struct Settings {
 /// The files whose changes are a reload.
 #[derive(Clone, Debug, Default)]
 pub struct Watched {
-    pub files: Vec<PathBuf>,
-    /// Where files may come up.
+    pub main: PathBuf,
+    /// Where sites and users files may come up.
     pub patterns: Vec<PathBuf>,
+    /// The state of the files that the configuration in force is of; `None`: it is of none.
+    pub read: Option<u64>,
 }
 
 // === impl Control ===
@@ -326,10 +329,11 @@ pub fn h2_idle(config: &Config) -> Duration {
 }
 
 impl Settings {
-    pub fn of(config: &Config, path: &Path) -> Self {
+    pub fn of(config: &Config, path: &Path, stamps: Option<&BTreeMap<PathBuf, Stamp>>) -> Self {
         let watched = || Watched {
-            files: std::iter::once(path.to_owned()).chain(config.users_files.iter().cloned()).collect(),
-            patterns: config.site_patterns.clone(),
+            main: path.to_owned(),
+            patterns: config.site_patterns.iter().chain(&config.users_patterns).cloned().collect(),
+            read: stamps.map(super::watch::state_of),
         };
         Self {
             drain_timeout: config.drain_timeout,

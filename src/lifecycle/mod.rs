@@ -4,7 +4,7 @@ pub mod assemble;
 mod changes;
 pub mod control;
 pub mod drain;
-mod handover;
+pub mod handover;
 pub mod notify;
 mod operate;
 pub mod pid_file;

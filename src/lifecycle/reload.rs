@@ -77,21 +77,21 @@ impl Control {
     /// # Errors
     /// It could not even be tried. That the files are refused is an outcome.
     pub fn reload(&self, asked: &Reload) -> Result<Told, CommandError> {
-        let changing = self.change().inspect_err(|error| log::warn!("reload by {}: {error}", asked.by))?;
+        let mut changing = self.change().inspect_err(|error| log::warn!("reload by {}: {error}", asked.by))?;
         if asked.confirm.is_some() && !self.applied().is_kept {
             return Err(CommandError::Failed("the configuration in force could not be kept, so there would be no way back".to_owned()));
         }
-        Ok(self.put_in_force(&changing, asked, From::Disk))
+        Ok(self.put_in_force(&mut changing, asked, From::Disk))
     }
 
     /// Puts a configuration in force that was in force before, the last different one unless told otherwise. The files on disk
     /// stay as they are; they count again with the next reload.
     pub fn rollback(&self, by: &str, to: Option<u64>) -> Result<Told, CommandError> {
-        let changing = self.change()?;
-        self.rollback_under_lock(&changing, by, to)
+        let mut changing = self.change()?;
+        self.rollback_under_lock(&mut changing, by, to)
     }
 
-    fn rollback_under_lock(&self, changing: &Changing, by: &str, to: Option<u64>) -> Result<Told, CommandError> {
+    fn rollback_under_lock(&self, changing: &mut Changing, by: &str, to: Option<u64>) -> Result<Told, CommandError> {
         let store = self.needed_store()?;
         let kept = store.generations().map_err(|error| CommandError::Failed(error.to_string()))?;
         let applied = self.applied();
@@ -122,12 +122,12 @@ impl Control {
 
     /// Goes back when nobody has confirmed in time.
     pub fn roll_back_unconfirmed(&self, pending: &Pending) {
-        let changing = self.lock();
+        let mut changing = self.lock();
         if changing.upgrading || self.pending().as_ref() != Some(pending) {
             return;
         }
         log::warn!("generation {} was not confirmed in time: generation {} comes back", self.applied().generation, pending.former);
-        let told = self.rollback_under_lock(&changing, "the end of the time to confirm", Some(pending.former));
+        let told = self.rollback_under_lock(&mut changing, "the end of the time to confirm", Some(pending.former));
         match told {
             Ok(told) if told.outcome != Outcome::Refused => {}
             Ok(_) => log::error!("generation {} cannot come back: its reasons are told above", pending.former),
@@ -147,7 +147,7 @@ impl Control {
         self.pending.send_replace(pending);
     }
 
-    fn put_in_force(&self, changing: &Changing, asked: &Reload, from: From) -> Told {
+    fn put_in_force(&self, changing: &mut Changing, asked: &Reload, from: From) -> Told {
         let old = self.shared.current.pin();
         let (kept, back_to) = match from {
             From::Disk => (None, None),
@@ -171,7 +171,8 @@ impl Control {
         let seen = self.listeners.seen();
         let changes = between(&Before { checked: &old.checked, listeners: &seen, users: old.rules.users.len() }, &config);
         let seeds = seeds_of(&config, &assembled.seeded);
-        let settings = Settings::of(&config, &self.path);
+        let settings = Settings::of(&config, &self.path, assembled.stamps.as_ref());
+        self.forget_switches(changing, &assembled.unswitched);
         self.sticky_key.apply(&config);
         let snapshot = self.compile(changing, config, old.generation + 1);
         let sites = snapshot.rules.sites.iter().filter(|site| !site.config.routes.is_empty()).count();
@@ -213,6 +214,16 @@ impl Control {
             needs_upgrade,
             needs_restart,
             pending: self.pending(),
+        }
+    }
+
+    /// Files that say something else than when a site was switched count again.
+    fn forget_switches(&self, changing: &mut Changing, sites: &[String]) {
+        for site in sites {
+            changing.spoken.switches.remove(site);
+            if let Some(Err(error)) = self.store().map(|store| store.keep_switch(site, None)) {
+                log::error!("the switch of the site {site} cannot be forgotten: {error}");
+            }
         }
     }
 

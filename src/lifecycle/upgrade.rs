@@ -162,8 +162,10 @@ impl Upgrades {
         let listeners = self.control.listeners().sockets();
         let listeners: Vec<_> = listeners.into_iter().map(|(key, socket)| (key.address, key.nth, socket)).collect();
         let tickets = self.shared.tls.tickets().hand_over();
-        line.hand_over(&listeners, self.plain_admin.as_ref(), tickets)
-            .map_err(|error| format!("the sockets cannot be handed over: {error}"))?;
+        line.hand_over(&listeners, self.plain_admin.as_ref(), tickets).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => "the new process ended before it was ready".to_owned(),
+            _ => format!("the sockets cannot be handed over: {error}"),
+        })?;
         let until = Instant::now() + patience;
         let version = loop {
             match self.next(line, until.saturating_duration_since(Instant::now()), patience, "it was ready")? {
@@ -246,7 +248,6 @@ fn ended(child: &mut Child, pid: u32) -> String {
 /// What a process has that takes over.
 pub struct Takeover {
     line: Line,
-    pub inheritance: Inheritance,
 }
 
 impl Takeover {
@@ -254,7 +255,7 @@ impl Takeover {
     ///
     /// # Errors
     /// It was, and the old process does not say what it should.
-    pub fn from_environment() -> io::Result<Option<Self>> {
+    pub fn from_environment() -> io::Result<Option<(Self, Inheritance)>> {
         let Some(part) = std::env::var_os(ENVIRONMENT) else { return Ok(None) };
         let line = Line::new(std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned()?);
         if part != TAKES_OVER {
@@ -264,7 +265,7 @@ impl Takeover {
         let nothing = std::fs::File::open("/dev/null")?;
         rustix::stdio::dup2_stdin(&nothing)?;
         let inheritance = line.inherit(OLD_PATIENCE)?;
-        Ok(Some(Self { line, inheritance }))
+        Ok(Some((Self { line }, inheritance)))
     }
 
     /// Starts the process that takes over and ends, so that it is nobody's child.

@@ -3,16 +3,16 @@
 //! Files are looked at, not watched: links that are turned (as Kubernetes does with its ConfigMaps), renames and network file
 //! systems are then all the same. A change counts once two looks have found the same, so that nothing half-written is read.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
-use std::fs;
 use std::hash::{Hash as _, Hasher as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::control::{Control, Watched};
 use super::reload::Reload;
+use crate::config::files::Stamp;
 
 /// How often the files are looked at, at most.
 const LOOK: Duration = Duration::from_secs(1);
@@ -21,18 +21,19 @@ const REST: u32 = 100;
 
 /// Follows the files until the process ends.
 pub async fn follow(control: Arc<Control>) {
-    // The look that the configuration in force goes with; a process that has just started has read the files just now.
+    // The state that the configuration in force goes with.
     let mut in_force: Option<u64> = None;
     let mut last: Option<u64> = None;
     loop {
         let began = Instant::now();
-        let own = control.clone();
-        let looked = tokio::task::spawn_blocking(move || own.settings().watched.as_ref().map(look)).await;
+        let settings = control.settings();
+        let read = settings.watched.as_ref().and_then(|watched| watched.read);
+        let looked = tokio::task::spawn_blocking(move || settings.watched.as_ref().map(look)).await;
         let Ok(now) = looked else { return };
         match (now, in_force, last) {
             // It is switched off, or was just switched on.
             (None, ..) => (in_force, last) = (None, None),
-            (Some(now), None, _) => (in_force, last) = (Some(now), Some(now)),
+            (Some(now), None, _) => (in_force, last) = (read.or(Some(now)), Some(now)),
             (Some(now), Some(known), Some(before)) if now != known && now == before => {
                 in_force = Some(now);
                 let own = control.clone();
@@ -47,25 +48,16 @@ pub async fn follow(control: Arc<Control>) {
     }
 }
 
-/// What tells one state of the files from another.
+/// What tells the state of the files now from another.
 fn look(watched: &Watched) -> u64 {
-    let mut state = DefaultHasher::new();
-    for file in &watched.files {
-        note(file, &mut state);
-    }
-    for pattern in &watched.patterns {
-        let found = pattern.to_str().and_then(|pattern| glob::glob(pattern).ok());
-        for file in found.into_iter().flatten().flatten() {
-            note(&file, &mut state);
-        }
-    }
-    state.finish()
+    let found = watched.patterns.iter().filter_map(|pattern| glob::glob(pattern.to_str()?).ok()).flatten().flatten();
+    let files = std::iter::once(watched.main.clone()).chain(found);
+    state_of(&files.filter_map(|file| Stamp::of(&file).map(|stamp| (file, stamp))).collect())
 }
 
-fn note(file: &Path, state: &mut DefaultHasher) {
-    file.hash(state);
-    // Links are followed: one that is turned counts.
-    if let Ok(meta) = fs::metadata(file) {
-        (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()).hash(state);
-    }
+/// What tells a state of files from another.
+pub(super) fn state_of(files: &BTreeMap<PathBuf, Stamp>) -> u64 {
+    let mut state = DefaultHasher::new();
+    files.hash(&mut state);
+    state.finish()
 }

@@ -92,7 +92,10 @@ pub(super) fn check(path: &Path, files: &files::Files, previous: &Previous, repo
     let access_log = access_log(main.access_log.as_ref(), path, &at.key("access_log"), report);
     let site_files = site_files(main.sites.as_ref(), files, path, &at.key("sites"), report);
     let admin = admin(main.admin.as_ref(), path, &at.key("admin"), report);
-    let site_patterns = main.sites.iter().flat_map(|patterns| &patterns.0).map(|pattern| relative_to(path, Path::new(pattern))).collect();
+    let patterns = |patterns: Option<&raw::OneOrMany>| {
+        patterns.into_iter().flat_map(|patterns| &patterns.0).map(|pattern| relative_to(path, Path::new(pattern))).collect()
+    };
+    let (site_patterns, users_patterns) = (patterns(main.sites.as_ref()), patterns(main.users.as_ref()));
     if main.threads == Some(0) || main.threads > Some(1024) {
         report.push(at.key("threads").error("`threads` is a number from 1 to 1024"));
     }
@@ -137,6 +140,7 @@ pub(super) fn check(path: &Path, files: &files::Files, previous: &Previous, repo
         users: Users::new(users),
         users_files,
         site_patterns,
+        users_patterns,
         admin,
         watch: main.watch,
         pid_file: main.pid_file.map(|file| relative_to(path, &file)),

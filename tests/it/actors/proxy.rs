@@ -51,8 +51,20 @@ impl Proxy {
         })
     }
 
+    /// Starts on files that are there already, with more in the environment.
+    pub fn start_with(directory: TempDir, environment: &[(&str, &std::ffi::OsStr)]) -> Self {
+        keep_to(directory.path());
+        Self::spawn_with(directory, environment, |_| {})
+    }
+
     fn spawn(directory: TempDir, meanwhile: impl FnOnce(&Child)) -> Self {
-        let mut child = command(directory.path(), "run").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawn_with(directory, &[], meanwhile)
+    }
+
+    fn spawn_with(directory: TempDir, environment: &[(&str, &std::ffi::OsStr)], meanwhile: impl FnOnce(&Child)) -> Self {
+        let mut command = command(directory.path(), "run");
+        command.envs(environment.iter().copied());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         meanwhile(&child);
         let events = Lines::read(child.stderr.take().unwrap());
         let access = Lines::read(child.stdout.take().unwrap());
@@ -80,8 +92,65 @@ impl Proxy {
         write_files(self.directory.path(), &[(file, text)]);
     }
 
+    /// Signals the process that serves now.
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// The process that serves: after an upgrade the one that has taken over.
+    pub fn pid(&self) -> i32 {
+        self.successors().last().copied().unwrap_or(self.child.id() as i32)
+    }
+
+    /// The processes that have taken over, one after the other.
+    fn successors(&self) -> Vec<i32> {
+        let pid = |line: &String| line.split_once("] process ")?.1.split_once(" (version")?.0.parse().ok();
+        self.events.all().iter().filter_map(pid).collect()
+    }
+
+    /// Runs a command of `portcullis` that asks this process.
+    pub fn cli(&self, args: &[&str]) -> Check {
+        let output = bare_command(self.directory.path()).args(args).args(["-c", "main.yaml"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        Check { code: output.status.code(), text }
+    }
+
+    /// The same, of a command that must succeed; gives what it printed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let said = self.cli(args);
+        assert_eq!(said.code, Some(0), "{args:?}: {}\n{}", said.text, self.events());
+        said.text
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.cli(&["status", "--format", "json"]).text).unwrap()
+    }
+
+    /// Kills the process as a crash would, and starts another one on the same files.
+    pub fn crash_and_restart(self) -> Self {
+        self.crash_and_restart_after(|| {})
+    }
+
+    /// The same, with something between the end and the new start.
+    pub fn crash_and_restart_after(mut self, between: impl FnOnce()) -> Self {
+        self.signal(Signal::SIGKILL);
+        let _ = self.child.wait();
+        between();
+        let directory = std::mem::replace(&mut self.directory, TempDir::new().unwrap());
+        drop(self);
+        Self::spawn(directory, |_| {})
+    }
+
+    /// How many events have a text.
+    pub fn count_events(&self, text: &str) -> usize {
+        self.events.all().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits for an event beyond those that there are.
+    pub fn next_event(&self, text: &str, act: impl FnOnce()) -> String {
+        let before = self.events.all().len();
+        act();
+        self.events.wait(before, |line| line.contains(text))
     }
 
     /// Reloads and gives what was said about it.
@@ -130,6 +199,9 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        for pid in self.successors() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -166,8 +238,17 @@ fn write_files(directory: &Path, files: &[(&str, &str)]) {
 }
 
 fn command(directory: &Path, verb: &str) -> Command {
+    let mut command = bare_command(directory);
+    command.arg(verb).arg("-c").arg("main.yaml");
+    command
+}
+
+fn bare_command(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command.arg(verb).arg("-c").arg("main.yaml").current_dir(directory).env_remove("PORTCULLIS_LOG").env_remove("PORTCULLIS_CONFIG");
+    command.current_dir(directory);
+    for name in ["PORTCULLIS_LOG", "PORTCULLIS_CONFIG", "PORTCULLIS_SOCKET", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        command.env_remove(name);
+    }
     command
 }
 

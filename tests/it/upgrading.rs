@@ -1,0 +1,276 @@
+//! Upgrade: a new process takes over with the same sockets, or the old one goes on as if nothing had happened.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::Signal;
+use rustls::version::{TLS12, TLS13};
+
+use crate::actors::{Ca, Client, H2, Origin, PLAIN, Proxy, Reply, get, tls_config};
+
+const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nHost: shop.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// Answers requests, and echoes what WebSockets say.
+fn origin() -> Origin {
+    Origin::new(|request| match request.target.as_str() {
+        "/ws" => Reply::Take(Box::new(|mut stream| {
+            use std::io::{Read as _, Write as _};
+            let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+            let mut piece = [0; 4096];
+            while let Ok(read @ 1..) = stream.read(&mut piece) {
+                if stream.write_all(&piece[..read]).is_err() {
+                    return;
+                }
+            }
+        })),
+        _ => Reply::text("ok"),
+    })
+}
+
+fn start(main: &str) -> (Proxy, Origin) {
+    let origin = origin();
+    let site = format!("domains: [shop.test]\nbackends: ['{}']\nhealth_check: off\n", origin.address);
+    (Proxy::start(&[("main.yaml", &format!("{PLAIN}{main}")), ("sites.d/shop.yaml", &site)]), origin)
+}
+
+/// A program that stands in for a new version: it gets the line on its standard input and does what `script` says.
+fn stand_in(proxy: &Proxy, name: &str, script: &str) -> String {
+    let text = format!(
+        "#!/usr/bin/env python3\nimport json, os, socket, sys, time\nline = socket.socket(fileno=0)\n\
+         def hear(): return json.loads(socket.recv_fds(line, 65536, 1)[0])\ndef say(what): line.send(json.dumps(what).encode())\n\
+         hello = hear()['Hello']\n[hear() for _ in range(hello['listeners'] + hello['plain_admin'])]\n{script}\n"
+    );
+    let path = proxy.directory.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn clients_do_not_notice_that_another_process_serves() {
+    let (proxy, _origin) = start("drain_timeout: 1s\n");
+    let address = proxy.address();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Each ends when its connection is told to; a new one goes on.
+        let client = || {
+            let mut served = 0;
+            let mut client = Client::plain(address);
+            while !stop.load(Ordering::Relaxed) {
+                let response = client.request("GET", "shop.test", "/", "", b"");
+                assert_eq!(response.text(), "ok");
+                served += 1;
+                if response.header("connection") == "close" {
+                    client = Client::plain(address);
+                }
+            }
+            served
+        };
+        let h2 = || {
+            let mut served = 0;
+            let mut client = H2::plain(address);
+            while !stop.load(Ordering::Relaxed) {
+                match client.request("GET", "http://shop.test/", &[], &[]) {
+                    Ok(response) => {
+                        assert_eq!(response.text(), "ok");
+                        served += 1;
+                    }
+                    // Only a request that was never taken may fail.
+                    Err(error) => {
+                        assert!(error.is_go_away() || error.is_io() || error.is_library(), "{error}");
+                        client = H2::plain(address);
+                        assert_eq!(client.request("GET", "http://shop.test/", &[], &[]).unwrap().text(), "ok");
+                    }
+                }
+            }
+            served
+        };
+        let workers = [scope.spawn(client), scope.spawn(client), scope.spawn(h2)];
+        let mut seen = vec![proxy.pid()];
+        for n in 0..5 {
+            if n % 2 == 0 {
+                proxy.ok(&["upgrade"]);
+            } else {
+                proxy.next_event(" serves; this one finishes", || proxy.signal(Signal::SIGUSR2));
+            }
+            assert!(!seen.contains(&proxy.pid()), "another process serves");
+            seen.push(proxy.pid());
+            assert_eq!(proxy.status()["pid"].as_i64(), Some(i64::from(proxy.pid())));
+        }
+        stop.store(true, Ordering::Relaxed);
+        for worker in workers {
+            assert!(worker.join().unwrap() > 10);
+        }
+    });
+}
+
+#[test]
+fn the_old_process_ends_as_soon_as_it_is_empty_and_says_goodbye_to_websockets() {
+    let (mut proxy, _origin) = start("drain_timeout: 1500ms\n");
+    let mut socket = Client::plain(proxy.address());
+    socket.send(WEBSOCKET);
+    assert!(socket.head().starts_with("HTTP/1.1 101 "));
+    let mut idle = Client::plain(proxy.address());
+    assert_eq!(idle.request("GET", "shop.test", "/", "", b"").text(), "ok");
+    let began = std::time::Instant::now();
+    proxy.ok(&["upgrade"]);
+    assert!(idle.closes(), "who has nothing to say is let go");
+    // A frame that is half sent: nothing of ours lands inside it.
+    socket.send([0x81, 0x83, 1, 2, 3, 4, b'a', b'b', b'c']);
+    assert_eq!(socket.exactly(9), [0x81, 0x83, 1, 2, 3, 4, b'a', b'b', b'c'], "the tunnel goes on");
+    assert_eq!(socket.exactly(4), [0x88, 0x02, 0x03, 0xE9], "1001, going away");
+    assert!(began.elapsed() >= std::time::Duration::from_millis(1400), "not before the deadline");
+    assert!(socket.closes());
+    assert_eq!(proxy.wait_exit(), Some(0));
+    assert_eq!(proxy.wait_target("/ws")["reason"], "going_away");
+    // Nobody is connected: it ends at once, whatever the timeout.
+    let (mut proxy, _origin) = start("drain_timeout: 1h\n");
+    proxy.ok(&["upgrade"]);
+    assert_eq!(proxy.wait_exit(), Some(0));
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok");
+}
+
+#[test]
+fn a_new_process_that_fails_changes_nothing() {
+    let (proxy, _origin) = start("");
+    let mut kept = Client::plain(proxy.address());
+    let mut socket = Client::plain(proxy.address());
+    socket.send(WEBSOCKET);
+    assert!(socket.head().starts_with("HTTP/1.1 101 "));
+    let pid = proxy.pid();
+    let ready = "say({'Ready': {'version': 'x'}})";
+    let cases = [
+        ("gone", "sys.exit(3)".to_owned(), "ended before it was ready (exit status: 3"),
+        ("silent", "time.sleep(600)".to_owned(), "said nothing for 1s (process "),
+        ("failed", "say({'Failed': {'why': 'no luck'}})".to_owned(), "the new process says: no luck"),
+        ("nonsense", "line.send(b'what')".to_owned(), "cannot be understood"),
+        ("too-early", "say('Serving')".to_owned(), "serves without having been told to"),
+        ("dies-ready", format!("{ready}\nsys.exit(0)"), "the new process"),
+        ("dies-told", format!("{ready}\nassert hear() == 'Yours'\nsys.exit(0)"), "ended before it served"),
+        ("fails-told", format!("{ready}\nhear()\nsay({{'Failed': {{'why': 'no room'}}}})"), "the new process says: no room"),
+    ];
+    for (name, script, says) in cases {
+        let binary = stand_in(&proxy, name, &script);
+        let said = proxy.cli(&["upgrade", "--binary", &binary, "--timeout", "1s"]);
+        assert!(said.code == Some(1) && said.text.contains(says) && said.text.contains("the old process goes on"), "{name}: {}", said.text);
+        assert_eq!(kept.request("GET", "shop.test", "/", "", b"").text(), "ok", "{name}: on a connection from before");
+        assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok", "{name}: on a new one");
+        socket.send([0x81, 0x01, b'x']);
+        assert_eq!(socket.exactly(3), [0x81, 0x01, b'x'], "{name}");
+        assert_eq!(proxy.status()["pid"].as_i64(), Some(i64::from(pid)), "{name}");
+        assert!(proxy.ok(&["reload"]).contains("is in force"), "{name}: it takes commands, and keeps its state");
+    }
+    for (binary, says) in [("/bin/false", "ended before it was ready"), ("/nowhere/portcullis", "cannot be started")] {
+        let said = proxy.cli(&["upgrade", "--binary", binary]);
+        assert!(said.code == Some(1) && said.text.contains(says), "{}", said.text);
+    }
+    // The real program, with files that it refuses.
+    proxy.write("main.yaml", "listeners: 5\n");
+    let said = proxy.cli(&["upgrade", "--socket", "admin.sock"]);
+    assert!(said.code == Some(1) && said.text.contains("the new process says: the configuration has errors"), "{}", said.text);
+    proxy.wait_event("expected a list, found integer `5`");
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok");
+}
+
+#[test]
+fn the_old_process_serves_again_when_the_new_one_dies_soon() {
+    let (proxy, _origin) = start("drain_timeout: 1h\n");
+    let mut socket = Client::plain(proxy.address());
+    socket.send(WEBSOCKET);
+    assert!(socket.head().starts_with("HTTP/1.1 101 "));
+    let pid = proxy.pid();
+    // It holds on to the old process's WebSocket, so that one still drains when the new one dies.
+    let binary = stand_in(
+        &proxy,
+        "dies",
+        "say({'Ready': {'version': 'x'}})\nhear()\nsay('Serving')\nhear() if os.environ.get('NEVER') else time.sleep(0.2)",
+    );
+    proxy.next_event("this one serves again", || drop(proxy.ok(&["upgrade", "--binary", &binary])));
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok");
+    for _ in 0..1000 {
+        if proxy.cli(&["status"]).code == Some(0) {
+            break;
+        }
+    }
+    assert_eq!(proxy.status()["pid"].as_i64(), Some(i64::from(pid)));
+    socket.send([0x81, 0x01, b'x']);
+    assert_eq!(socket.exactly(3), [0x81, 0x01, b'x']);
+    assert!(proxy.ok(&["reload"]).contains("is in force"));
+    proxy.ok(&["upgrade"]);
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok", "the next upgrade works");
+}
+
+#[test]
+fn two_upgrades_and_a_reload_in_between_do_not_meet() {
+    let (proxy, _origin) = start("");
+    let binary = stand_in(&proxy, "slow", "time.sleep(600)");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| proxy.cli(&["upgrade", "--binary", &binary, "--timeout", "2s"]));
+        proxy.wait_event("upgrade to ");
+        let second = loop {
+            // The first may not have come to the point yet.
+            let said = proxy.cli(&["reload"]);
+            if said.code == Some(1) {
+                break said;
+            }
+        };
+        assert!(second.text.contains("an upgrade is under way"), "{}", second.text);
+        let third = proxy.cli(&["upgrade"]);
+        assert!(third.code == Some(1) && third.text.contains("an upgrade is under way already"), "{}", third.text);
+        assert_eq!(first.join().unwrap().code, Some(1));
+    });
+    assert_eq!(proxy.cli(&["reload"]).code, Some(0));
+    proxy.ok(&["upgrade"]);
+}
+
+#[test]
+fn an_upgrade_puts_in_force_what_a_reload_cannot() {
+    let (proxy, _origin) = start("");
+    let threads = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    let before = threads(proxy.pid());
+    proxy.write("main.yaml", &format!("{PLAIN}threads: 9\n"));
+    proxy.ok(&["reload"]);
+    proxy.ok(&["upgrade"]);
+    assert!(threads(proxy.pid()) > before, "{} {before}", threads(proxy.pid()));
+    // A listener more, one address less: what is new is bound by the new process, what is gone is closed by it.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    proxy.write("main.yaml", &PLAIN.replace("127.0.0.1:0", &port.to_string()));
+    let old = proxy.address();
+    proxy.ok(&["upgrade"]);
+    assert_eq!(get(port, "shop.test", "/", "").text(), "ok");
+    for _ in 0..2000 {
+        if std::net::TcpStream::connect(old).is_err() {
+            return;
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+    panic!("the old address is still there");
+}
+
+#[test]
+fn tls_sessions_of_before_resume_afterwards() {
+    let origin = Origin::named("ok");
+    let ca = Ca::new();
+    let directory = tempfile::TempDir::new().unwrap();
+    ca.issue(directory.path(), "shop", &["shop.test"]);
+    let main = "listeners: [{ address: '127.0.0.1:0', tls: true }]\naccess_log: off\nsites: sites.d/*.yaml\n";
+    let site = format!(
+        "domains: [shop.test]\ntls: {{ cert: ../shop.pem, key: ../shop.key }}\nbackends: ['{}']\nhealth_check: off\n",
+        origin.address
+    );
+    let proxy = Proxy::start_in(directory, &[("main.yaml", main), ("sites.d/shop.yaml", &site)]);
+    for version in [&TLS12, &TLS13] {
+        let config = Arc::new(tls_config(ca.roots(), &["http/1.1"], &[version]));
+        let ask = || {
+            let (mut client, info) = Client::tls(proxy.address(), "shop.test", config.clone()).unwrap();
+            assert_eq!(client.request("GET", "shop.test", "/", "", b"").text(), "ok");
+            info.resumed
+        };
+        assert!(!ask());
+        proxy.ok(&["reload"]);
+        assert!(ask(), "after a reload");
+        proxy.ok(&["upgrade"]);
+        assert!(ask(), "{version:?}: after an upgrade");
+    }
+}
