@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::status;
+use super::{metrics, status};
 use crate::balance::hand::Standing;
 use crate::config::diagnostic::{Place, Report, Severity};
 use crate::lifecycle::control::{CommandError, Control};
@@ -74,10 +74,13 @@ impl Api {
                 _ => self.ready(),
             };
         }
+        if let (&Method::GET, "/metrics", Caller::Peer(_) | Caller::Anybody) = (request.method(), path.as_str(), &caller) {
+            return respond(StatusCode::OK, metrics::CONTENT_TYPE, metrics::text(&self.control, self.readiness.stage()));
+        }
         let by = match caller {
             Caller::Peer(by) => by,
             Caller::Stranger => return problem(StatusCode::FORBIDDEN, "this process may not use the admin socket"),
-            Caller::Anybody => return problem(StatusCode::NOT_FOUND, "only /livez and /readyz are answered here"),
+            Caller::Anybody => return problem(StatusCode::NOT_FOUND, "only /livez, /readyz and /metrics are answered here"),
         };
         let (parts, body) = request.into_parts();
         let limit = if parts.method == Method::PUT { MAX_IMPORT } else { MAX_BODY };

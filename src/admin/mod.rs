@@ -1,9 +1,11 @@
 //! The admin socket: how the running process is asked and told things, by `portcullis` itself and by other programs.
 //!
-//! HTTP with JSON on a unix socket (`api` has the paths); on a plain address, where one is given, `/livez` and `/readyz` alone.
+//! HTTP with JSON on a unix socket (`api` has the paths); on a plain address, where one is given, `/livez`, `/readyz` and `/metrics`
+//! alone.
 
 pub mod api;
 pub mod client;
+mod metrics;
 mod peer;
 pub mod server;
 mod status;

@@ -78,7 +78,7 @@ pub fn groups(control: &Control, named: Option<&str>, limit: usize) -> Value {
                 "weight": backend.weight,
                 "backup": backend.backup,
                 "healthy": backend.state.is_healthy(),
-                "eligible": backend.state.is_eligible(now) && backend.hand.standing() == crate::balance::hand::Standing::Enabled,
+                "eligible": backend.may_be_picked(now),
                 "state": backend.hand.standing().as_str(),
                 "by": record.map(|record| &record.by),
                 "since": record.map(|record| record.time),

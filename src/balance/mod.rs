@@ -83,6 +83,13 @@ pub struct Group {
     has_backups: bool,
 }
 
+impl Backend {
+    /// Whether a request without a cookie may be sent to it.
+    pub fn may_be_picked(&self, now: Now) -> bool {
+        self.hand.standing() == Standing::Enabled && self.state.is_eligible(now)
+    }
+}
+
 /// The backends that an attempt of this request was made at.
 pub type Tried = SmallVec<[u16; 4]>;
 
@@ -156,8 +163,7 @@ impl Group {
     }
 
     fn is_eligible(&self, index: u16, tried: &[u16], now: Now) -> bool {
-        let is_eligible = |backend: &Backend| backend.hand.standing() == Standing::Enabled && backend.state.is_eligible(now);
-        !tried.contains(&index) && self.backend(index).is_some_and(is_eligible)
+        !tried.contains(&index) && self.backend(index).is_some_and(|backend| backend.may_be_picked(now))
     }
 
     /// Whether a client that sticks to a backend goes on with it: also while it is draining.

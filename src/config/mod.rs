@@ -128,7 +128,7 @@ pub struct Admin {
     pub socket_is_given: bool,
     /// The OS group that may use it; `None`: the process's own.
     pub group: Option<String>,
-    /// Where `/livez` and `/readyz` are answered in plain HTTP.
+    /// Where `/livez`, `/readyz` and `/metrics` are answered in plain HTTP.
     pub address: Option<SocketAddr>,
 }
 

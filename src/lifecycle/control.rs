@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -38,6 +39,7 @@ pub struct Control {
     pub(super) store: Option<Arc<Store>>,
     pub(super) settings: ArcSwap<Settings>,
     applied: ArcSwap<Applied>,
+    reloads: Reloads,
     /// The configuration that goes away again unless somebody confirms it.
     pub(super) pending: watch::Sender<Option<Pending>>,
     /// Two changes that overlap could publish in the wrong order.
@@ -72,6 +74,14 @@ pub struct Parts {
 pub struct Spoken {
     pub backends: BTreeMap<(String, String), BackendRecord>,
     pub switches: BTreeMap<String, SwitchRecord>,
+}
+
+/// How many reloads came to what.
+#[derive(Default)]
+pub struct Reloads {
+    pub applied: AtomicU64,
+    pub in_part: AtomicU64,
+    pub refused: AtomicU64,
 }
 
 impl Spoken {
@@ -162,6 +172,7 @@ impl Control {
             store,
             settings: ArcSwap::from_pointee(settings),
             applied: ArcSwap::from_pointee(applied),
+            reloads: Reloads::default(),
             pending: watch::channel(None).0,
             one_at_a_time: Mutex::new(changing),
         }
@@ -177,6 +188,10 @@ impl Control {
 
     pub fn applied(&self) -> Arc<Applied> {
         self.applied.load_full()
+    }
+
+    pub fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 
     pub(super) fn set_applied(&self, applied: Applied) {

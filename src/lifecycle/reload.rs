@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::assemble::{Assembled, BrokenSite, Sources, assemble};
@@ -204,6 +205,8 @@ impl Control {
             self.set_pending(Some(Pending { former, until: seconds(SystemTime::now() + time) }));
         }
         log::info!("{}", in_force(&applied, sites));
+        let counted = if applied.broken.is_empty() { &self.reloads().applied } else { &self.reloads().in_part };
+        counted.fetch_add(1, Ordering::Relaxed);
         Told {
             outcome: if applied.broken.is_empty() { Outcome::Applied } else { Outcome::InPart },
             report: assembled.report,
@@ -257,6 +260,7 @@ impl Control {
         let Assembled { report, broken, .. } = assembled;
         say(&report);
         log::error!("reload refused: the configuration in force stays");
+        self.reloads().refused.fetch_add(1, Ordering::Relaxed);
         let why = report.iter().find(|diagnostic| diagnostic.severity == Severity::Error);
         let why = why.map_or_else(|| "a site has errors, and `strict` was asked for".to_owned(), |diagnostic| diagnostic.message.clone());
         let applied = Applied::clone(&self.applied());

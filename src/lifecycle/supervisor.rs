@@ -133,7 +133,7 @@ impl Supervisor {
 
     fn serve(&self, admin: admin::server::Bound) {
         if let Some(address) = admin.address() {
-            log::info!("/livez and /readyz are answered on {address}");
+            log::info!("/livez, /readyz and /metrics are answered on {address}");
         }
         admin.serve(self.api.clone(), self.readiness.watch());
     }

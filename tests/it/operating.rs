@@ -169,15 +169,34 @@ fn readiness_fails_first_and_connections_are_still_taken() {
         PLAIN.replace("admin: { socket: admin.sock }", "admin: { socket: admin.sock, address: '127.0.0.1:0' }") + "drain_delay: 700ms\n";
     let site = format!("domains: [shop.test]\nbackends: ['{}']\n", origin.address);
     let mut proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/shop.yaml", &site)]);
-    let said = proxy.wait_event("/livez and /readyz are answered on ");
+    let said = proxy.wait_event("/metrics are answered on ");
     let plain = said.rsplit(' ').next().unwrap().parse().unwrap();
     assert_eq!((get(plain, "x", "/readyz", "").status, get(plain, "x", "/livez", "").status), (200, 200));
     assert_eq!(get(plain, "x", "/v1/status", "").status, 404, "commands are the socket's");
+    proxy.write("sites.d/broken.yaml", "domains: [b.test\n");
+    proxy.cli(&["reload"]);
+    proxy.write("main.yaml", "listeners: 5\n");
+    proxy.cli(&["reload", "--socket", "admin.sock"]);
+    let metrics = get(plain, "x", "/metrics", "").text();
+    for line in [
+        "portcullis_ready 1",
+        "portcullis_config_generation 2",
+        "portcullis_config_last_reload_success 0",
+        "portcullis_config_reloads_total{result=\"in_part\"} 1",
+        "portcullis_config_reloads_total{result=\"refused\"} 1",
+        "portcullis_sites{state=\"good\"} 1",
+        "portcullis_sites{state=\"left_out\"} 1",
+        "portcullis_backends_eligible{group=\"shop\"} 1",
+        "# EOF",
+    ] {
+        assert!(metrics.lines().any(|own| own == line), "{line}: {metrics}");
+    }
+    proxy.write("main.yaml", &main);
     proxy.signal(nix::sys::signal::Signal::SIGTERM);
     proxy.wait_event("connections are still accepted for 700ms");
     let answer = get(plain, "x", "/readyz", "");
     assert_eq!((answer.status, answer.text().as_str(), get(plain, "x", "/livez", "").status), (503, "not ready: stopping\n", 200));
-    let health = proxy.cli(&["health"]);
+    let health = proxy.cli(&["health", "--socket", "admin.sock"]);
     assert!(health.code == Some(1) && health.text.contains("not ready: stopping"), "{}", health.text);
     assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok", "a new connection");
     assert_eq!(proxy.wait_exit(), Some(0));
