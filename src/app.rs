@@ -217,7 +217,7 @@ fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, 
         starts: Some(starts),
         control: control.clone(),
         readiness: readiness.clone(),
-        upgrades,
+        upgrades: upgrades.clone(),
         api: Arc::new(api),
         admin: Some(admin),
         admin_config,
@@ -227,7 +227,7 @@ fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, 
         on_ready: options.on_ready,
     };
     let accept = AcceptService { listeners, threads: conf.threads, running };
-    let stop = Stop { shared: shared.clone(), control, readiness: readiness.clone(), asked, handed_over };
+    let stop = Stop { shared: shared.clone(), control, readiness: readiness.clone(), upgrades, asked, handed_over };
     Ok(Process { server, accept, supervisor, stop, shared, readiness, admin_socket, pid_file })
 }
 

@@ -71,6 +71,7 @@ pub(crate) fn files_on_disk(pattern: &str, from: &Path) -> Result<Vec<PathBuf>, 
         return fs::metadata(&full).map(|_| vec![full.clone()]).map_err(|error| format!("{}: cannot be read: {error}", full.display()));
     }
     let directory = full.parent().unwrap_or(Path::new("/"));
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     if !directory.to_string_lossy().contains(['*', '?', '[']) {
         fs::read_dir(directory).map_err(|error| format!("{}: cannot be read: {error}", directory.display()))?;
     }

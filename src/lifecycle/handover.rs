@@ -56,6 +56,8 @@ pub enum FromNew {
         why: String,
     },
     Serving,
+    /// It ends in good order, or has handed over in its turn: the old process is not to serve again after its end.
+    Settled,
 }
 
 /// One end of the conversation.

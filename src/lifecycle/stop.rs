@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 
 use super::control::Control;
 use super::readiness::{Readiness, Stage};
+use super::upgrade::Upgrades;
 use crate::proxy::Shared;
 
 /// What clients of WebSockets get to take the last frame.
@@ -18,6 +19,7 @@ pub struct Stop {
     pub shared: Arc<Shared>,
     pub control: Arc<Control>,
     pub readiness: Arc<Readiness>,
+    pub upgrades: Arc<Upgrades>,
     /// A command asks for what TERM does.
     pub asked: Arc<Notify>,
     /// Whether another process has the sockets; it may turn false again when that one dies.
@@ -67,6 +69,7 @@ impl Stop {
         let settings = self.control.settings();
         let delay = settings.drain_delay;
         self.readiness.set(Stage::Stopping);
+        self.upgrades.settle();
         super::notify::stopping(delay + settings.drain_timeout + 2 * GOODBYE);
         if !delay.is_zero() {
             log::info!("stopping: not ready any more; connections are still accepted for {delay:?}");

@@ -91,7 +91,6 @@ impl Supervisor {
 
     /// Serves from here on. `false`: the process that this one should take over from does not want it.
     async fn begin(&mut self) -> bool {
-        // It is kept: its line tells the old process that this one lives.
         if let Some(takeover) = self.takeover.take() {
             // The old process speaks when it has stopped accepting.
             let ready = tokio::task::spawn_blocking(move || takeover.ready().map(|()| takeover)).await;
@@ -107,7 +106,7 @@ impl Supervisor {
             if let Err(error) = takeover.serving() {
                 log::error!("the old process is gone: {error}; this one serves");
             }
-            self.takeover = Some(takeover);
+            self.upgrades.keep_predecessor(takeover);
         } else {
             self.control.listeners().resume();
         }

@@ -67,6 +67,9 @@ pub struct Upgrades {
     pub serve_admin: tokio::sync::Notify,
     /// One at a time.
     under_way: Mutex<bool>,
+    /// The line to the process that this one took over from, which may still finish what it has: should this one die, that one
+    /// serves again.
+    predecessor: Mutex<Option<Line>>,
 }
 
 impl Upgrades {
@@ -86,6 +89,20 @@ impl Upgrades {
             handed_over: watch::channel(false).0,
             serve_admin: tokio::sync::Notify::new(),
             under_way: Mutex::new(false),
+            predecessor: Mutex::new(None),
+        }
+    }
+
+    /// Keeps the line to the process that this one took over from.
+    pub fn keep_predecessor(&self, takeover: Takeover) {
+        *self.predecessor.lock().unwrap_or_else(PoisonError::into_inner) = Some(takeover.line);
+    }
+
+    /// The end of this process is no reason for the one before to serve again.
+    pub fn settle(&self) {
+        if let Some(line) = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It has ended already, which is as good.
+            let _ = line.send(&FromNew::Settled, None);
         }
     }
 
@@ -136,6 +153,7 @@ impl Upgrades {
         match result {
             Ok((child, line, pid, version)) => {
                 log::info!("process {pid} (version {version}) serves; this one finishes what it has");
+                self.settle();
                 self.readiness.set(Stage::HandedOver);
                 self.handed_over.send_replace(true);
                 let this = self.clone();
@@ -172,7 +190,7 @@ impl Upgrades {
                 FromNew::Started { pid: new } => *pid = new,
                 FromNew::Ready { version } => break version,
                 FromNew::Failed { why } => return Err(format!("the new process says: {why}")),
-                FromNew::Serving => return Err("the new process serves without having been told to".to_owned()),
+                FromNew::Serving | FromNew::Settled => return Err("the new process serves without having been told to".to_owned()),
             }
         };
         *paused = true;
@@ -181,7 +199,7 @@ impl Upgrades {
         match self.next(line, BEGIN, BEGIN, "it served")? {
             FromNew::Serving => Ok(version),
             FromNew::Failed { why } => Err(format!("the new process says: {why}")),
-            FromNew::Started { .. } | FromNew::Ready { .. } => Err("the new process does not begin to serve".to_owned()),
+            FromNew::Started { .. } | FromNew::Ready { .. } | FromNew::Settled => Err("the new process does not begin to serve".to_owned()),
         }
     }
 
@@ -206,10 +224,16 @@ impl Upgrades {
         *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
-    /// Waits for this process's end, or the new one's: then this one takes the sockets back, which it has kept.
+    /// Waits for this process's end, or the new one's: if that one died, this one takes the sockets back, which it has kept.
     fn stand_by(&self, mut child: Child, line: &Line, pid: u32) {
-        // It says nothing more: its line ends when it does.
-        while !matches!(line.receive::<FromNew>(DAY), Err(error) if error.kind() == io::ErrorKind::UnexpectedEof) {}
+        // Its line ends when it does.
+        loop {
+            match line.receive(DAY) {
+                Ok((FromNew::Settled, _)) => return,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+                _ => {}
+            }
+        }
         // Where it is a child of this process, it leaves its status.
         let _ = child.wait();
         log::error!("the new process {pid} has ended; this one serves again");

@@ -1,17 +1,17 @@
-//! The documents are true: every YAML block of the README is checked, every file under `conf` too.
+//! The documents are true: every YAML block and every command in them is tried, every file under `conf` is checked.
 
 use std::path::Path;
 use std::process::Command;
 
-use crate::actors::{Ca, Check, check};
+use crate::actors::{Ca, Check, PLAIN, Proxy, check};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The blocks of the README's language `language`, with the words behind it.
-fn blocks(language: &str) -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(root().join("README.md")).unwrap();
+/// The blocks of a page in a language, with the words behind it.
+fn blocks_of(page: &str, language: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root().join(page)).unwrap();
     let mut found = Vec::new();
     for block in text.split("\n```").skip(1).step_by(2) {
         let (info, body) = block.split_once('\n').unwrap();
@@ -20,6 +20,10 @@ fn blocks(language: &str) -> Vec<(String, String)> {
         }
     }
     found
+}
+
+fn blocks(language: &str) -> Vec<(String, String)> {
+    blocks_of("README.md", language)
 }
 
 /// The README's files in a directory of their own, with what they refer to; and what `check` says of them.
@@ -75,6 +79,10 @@ fn the_readmes_commands_work() {
                 let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
                 assert!(text.len() > 20, "{line}: {text}");
             }
+            ["portcullis", verb @ ("config" | "users" | "backend"), sub, ..] => {
+                let help = Command::new(env!("CARGO_BIN_EXE_portcullis")).args([verb, sub, "--help"]).output().unwrap();
+                assert!(help.status.success(), "{line}");
+            }
             ["portcullis", verb, ref rest @ ..] => {
                 let help = Command::new(env!("CARGO_BIN_EXE_portcullis")).args([verb, "--help"]).output().unwrap();
                 assert!(help.status.success(), "{line}");
@@ -85,7 +93,85 @@ fn the_readmes_commands_work() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 8);
+    assert_eq!(seen, 15);
+}
+
+/// Every command of `docs/operating.md` is given to a running process, in the order of the page.
+#[test]
+fn the_commands_of_the_operators_page_work() {
+    let main = format!(
+        "{PLAIN}users: users.yaml\nbackend_groups:\n  node1: {{ backends: ['127.0.0.1:9'] }}\n  node2: {{ backends: ['127.0.0.1:9'] }}\n  \
+         cloud: {{ sticky: true, backends: [{{ address: '127.0.0.1:9', name: S1 }}, {{ address: '127.0.0.1:8', name: S2 }}] }}\n"
+    );
+    let proxy = Proxy::start(&[
+        ("main.yaml", &main),
+        ("sites.d/shop.yaml", "domains: [shop.test]\ngroups: { blue: node1, green: node2 }\nactive: blue\n"),
+        ("users.yaml", "managed: true\nusers: { user1: { mail: node1 } }\n"),
+    ]);
+    let mut given = 0;
+    for line in blocks_of("docs/operating.md", "sh").iter().flat_map(|(_, body)| body.lines()) {
+        let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().collect();
+        let args: Vec<&str> = match words[..] {
+            // It follows until it is ended, and has a story of its own.
+            ["portcullis", "health", "--track-file", _] => continue,
+            ["portcullis", "upgrade", "--binary", _] => vec!["upgrade", "--binary", env!("CARGO_BIN_EXE_portcullis")],
+            ["portcullis", "config", "rollback", _] => {
+                let oldest = proxy.ok(&["config", "history"]).split_whitespace().next().unwrap().to_owned();
+                proxy.ok(&["config", "rollback", &oldest]);
+                given += 1;
+                continue;
+            }
+            ["portcullis", "config", "rollback"] => {
+                proxy.write("sites.d/more.yaml", "domains: [more.test]\ngroup: node1\n");
+                proxy.ok(&["reload"]);
+                vec!["config", "rollback"]
+            }
+            ["portcullis", "users", "import", file] => {
+                proxy.write(file, &proxy.ok(&["users", "export"]));
+                vec!["users", "import", file]
+            }
+            ["portcullis", ref args @ ..] => args.to_vec(),
+            ["install", ref args @ ..] => {
+                for file in args.iter().filter(|word| word.starts_with("conf/")) {
+                    assert!(root().join(file).is_file(), "{line}");
+                }
+                continue;
+            }
+            ["systemd-sysusers" | "systemctl", ..] => continue,
+            _ => panic!("a command of an unknown kind: {line}"),
+        };
+        proxy.ok(&args);
+        given += 1;
+    }
+    assert_eq!(given, 24);
+}
+
+/// What the pages about containers and virtual addresses show is good.
+#[test]
+fn the_files_of_the_other_pages_are_good() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let here = directory.path();
+    std::fs::write(here.join("sticky.key"), "0123456789abcdef").unwrap();
+    std::fs::create_dir(here.join("sites.d")).unwrap();
+    std::fs::create_dir(here.join("users.d")).unwrap();
+    let of_pair = blocks_of("docs/virtual-ip.md", "yaml").remove(0).1.replace("/etc/portcullis/sticky.key", "sticky.key");
+    let result = check("check", &[], here, &[("main.yaml", &format!("{of_pair}sites: sites.d/*.yaml\n"))]);
+    assert_eq!(result.code, Some(0), "{}", result.text);
+    let text = |file: &str| std::fs::read_to_string(root().join(file)).unwrap();
+    let result = check("check", &[], here, &[("main.yaml", &text("docker/portcullis.yaml"))]);
+    assert_eq!(result.code, Some(0), "{}", result.text);
+    let app = text("docker/config/sites.d/app.yaml");
+    let result = check("check", &[], here, &[("main.yaml", &text("docker/config/portcullis.yaml")), ("sites.d/app.yaml", &app)]);
+    assert_eq!(result.code, Some(0), "{}", result.text);
+    // The ConfigMap, as Kubernetes mounts it.
+    let manifests = blocks_of("docker/README.md", "yaml").remove(0).1;
+    let map: serde_yaml::Value = serde_yaml::from_str(manifests.split("---").next().unwrap()).unwrap();
+    let file = |name: &str| map["data"][name].as_str().unwrap().to_owned();
+    let result = check("check", &[], here, &[("main.yaml", &file("portcullis.yaml")), ("site-shop.yaml", &file("site-shop.yaml"))]);
+    assert!(result.code == Some(0) && result.text.contains("good: 1 site"), "{}", result.text);
+    for manifest in manifests.split("---") {
+        assert!(serde_yaml::from_str::<serde_yaml::Value>(manifest).unwrap()["kind"].is_string());
+    }
 }
 
 #[test]

@@ -197,8 +197,21 @@ fn the_old_process_serves_again_when_the_new_one_dies_soon() {
     socket.send([0x81, 0x01, b'x']);
     assert_eq!(socket.exactly(3), [0x81, 0x01, b'x']);
     assert!(proxy.ok(&["reload"]).contains("is in force"));
-    proxy.ok(&["upgrade"]);
-    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok", "the next upgrade works");
+    for n in 0..3 {
+        proxy.ok(&["upgrade"]);
+        assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok", "{n}: the next upgrade works");
+    }
+    // The first process still has its WebSocket. Those after it have ended in good order: it does not serve again.
+    assert_eq!(proxy.count_events("this one serves again"), 1, "{}", proxy.events());
+    proxy.signal(Signal::SIGTERM);
+    proxy.wait_event("stopped: every connection has finished");
+    for _ in 0..2000 {
+        if std::net::TcpStream::connect(proxy.address()).is_err() {
+            break;
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(2));
+    }
+    assert_eq!(proxy.count_events("this one serves again"), 1, "{}", proxy.events());
 }
 
 #[test]
