@@ -8,10 +8,11 @@ use http::Version;
 
 use crate::balance::state::Now;
 use crate::balance::{Backend, Group, Pick, Timeouts, Tried};
-use crate::config::{self, Route};
+use crate::config::{self, GroupId, Route};
 use crate::decide::{Forward, Verdict};
 use crate::rewrite::forwarded::Client;
-use crate::snapshot::{Site, Snapshot};
+use crate::routing::users::{UserTable, Users};
+use crate::snapshot::{Rules, Site, Snapshot};
 
 use super::failure::Failure;
 use super::wire::{Facts, Home};
@@ -74,6 +75,33 @@ impl Ctx {
             attempts: Attempts::default(),
             reason: None,
         }
+    }
+
+    /// Lets go of the configuration but for what the log will tell: a WebSocket may outlive hundreds of them.
+    pub fn unpin(&mut self) {
+        let Some((site, group)) = self.site().cloned().zip(self.pinned_group()) else { return };
+        let (rules, mut names) = (&self.snapshot.rules, UserTable::default());
+        let app = self.forward.as_ref().and_then(|forward| forward.app).map(|app| rules.users.app_name(app));
+        if let Some(user) = self.user {
+            names.add_user(rules.users.user_name(user), app.map(|app| (app, 0)));
+        }
+        let kept = Rules { sites: [site].into(), users: Users::new(names), ..Rules::default() };
+        self.snapshot = Arc::new(Snapshot {
+            generation: self.snapshot.generation,
+            rules: Arc::new(kept),
+            groups: [group].into(),
+            checked: Arc::default(),
+        });
+        // Each is the first of its kind now.
+        (self.site, self.user) = (Some(0), self.user.map(|_| 0));
+        if let Some(forward) = &mut self.forward {
+            (forward.site, forward.group) = (0, GroupId(0));
+            (forward.user, forward.app) = (forward.user.map(|_| 0), forward.app.map(|_| 0));
+        }
+    }
+
+    fn pinned_group(&self) -> Option<Arc<Group>> {
+        self.snapshot.groups.get(self.forward.as_ref()?.group.0 as usize).cloned()
     }
 
     /// Takes note of a verdict; what is left to do is in the result.

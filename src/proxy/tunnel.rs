@@ -115,6 +115,7 @@ async fn relay(shared: &Arc<Shared>, conn: &mut Conn, request: &RequestHeader, c
         answer.insert_header(CONNECTION, "Upgrade")?;
         answer.insert_header(UPGRADE, "websocket")?;
         let cut = shared.drain.cut_sign();
+        ctx.unpin();
         let (bytes, ended) = exchange(conn, &mut backend, &answer, &received, timeouts.websocket_idle, cut).await;
         ctx.reason = match ended {
             Ended::Idle => Some("websocket_idle"),

@@ -172,3 +172,42 @@ fn a_client_that_leaves_during_the_handshake_ends_the_work_done_for_it() {
     gone.recv_timeout(std::time::Duration::from_secs(10)).expect("the backend's connection is closed");
     assert_eq!(proxy.wait_target("/ws")["reason"], "client_gone");
 }
+
+/// Each WebSocket is of another configuration, all of them large; none keeps its configuration in memory.
+#[test]
+fn an_open_websocket_does_not_hold_its_configuration() {
+    let origin = origin();
+    let main = format!("{PLAIN}users: users.yaml\nbackend_groups: {{ node: {{ backends: ['{}'], health_check: off }} }}\n", origin.address);
+    let users: String = (0..50_000).map(|n| format!("  somebody-with-a-long-name-{n}: {{ ws: node }}\n")).collect();
+    let proxy = Proxy::start(&[
+        ("main.yaml", &main),
+        ("sites.d/shop.yaml", "domains: [shop.test]\nroutes: [{ path: '/{user}/{app}/', users: true, strip: '/{user}/{app}' }]\n"),
+        ("users.yaml", &format!("users:\n{users}")),
+    ]);
+    let mut open = Vec::new();
+    let mut resident = Vec::new();
+    for n in 0..30 {
+        let mut client = Client::plain(proxy.address());
+        client.send(ask(&format!("/somebody-with-a-long-name-{n}/ws/socket")));
+        assert!(client.head().starts_with("HTTP/1.1 101 "));
+        assert_eq!(client.exactly(5), b"HELLO");
+        open.push(client);
+        proxy.reload();
+        resident.push(proxy.resident() >> 20);
+    }
+    // One table has 5 MiB; two are there while a reload puts the new one in the place of the old one.
+    assert!(resident[29] < resident[9] + 30, "{resident:?}");
+    for (n, client) in open.iter_mut().enumerate() {
+        client.send("MORE");
+        assert_eq!(client.exactly(4), b"MORE", "{n}");
+        client.half_close();
+        assert_eq!(client.exactly(3), b"BYE", "{n}");
+    }
+    let line = proxy.wait_target("/somebody-with-a-long-name-7/ws/socket");
+    let told = |key: &str| line[key].as_str().unwrap().to_owned();
+    assert_eq!(
+        (told("user"), told("app"), told("site"), told("group")),
+        ("somebody-with-a-long-name-7".into(), "ws".into(), "shop".into(), "node".into())
+    );
+    assert_eq!(told("backend"), origin.address.to_string());
+}

@@ -8,6 +8,7 @@
 mod actors;
 mod backends;
 mod clients;
+mod disk;
 mod grpc;
 mod peer;
 mod streams;

@@ -57,6 +57,16 @@ impl Proxy {
         Self::spawn_with(directory, environment, |_| {})
     }
 
+    /// As `start_in`, by another program, which is to become the proxy.
+    pub fn start_inside(directory: TempDir, wrapper: &[&str], files: &[(&str, &str)]) -> Self {
+        write_files(directory.path(), files);
+        keep_to(directory.path());
+        let inner = command(directory.path(), "run");
+        let mut outer = Command::new(wrapper[0]);
+        outer.args(&wrapper[1..]).arg(inner.get_program()).args(inner.get_args()).current_dir(directory.path());
+        Self::begin(directory, outer, |_| {})
+    }
+
     fn spawn(directory: TempDir, meanwhile: impl FnOnce(&Child)) -> Self {
         Self::spawn_with(directory, &[], meanwhile)
     }
@@ -64,6 +74,10 @@ impl Proxy {
     fn spawn_with(directory: TempDir, environment: &[(&str, &std::ffi::OsStr)], meanwhile: impl FnOnce(&Child)) -> Self {
         let mut command = command(directory.path(), "run");
         command.envs(environment.iter().copied());
+        Self::begin(directory, command, meanwhile)
+    }
+
+    fn begin(directory: TempDir, mut command: Command, meanwhile: impl FnOnce(&Child)) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         meanwhile(&child);
         let events = Lines::read(child.stderr.take().unwrap());
