@@ -1,6 +1,7 @@
 //! Assembles the process from a configuration and runs it: the one file that knows everyone.
 
 use std::io;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -126,6 +127,7 @@ impl Process {
 /// What is open before privileges are given up.
 struct Opened {
     bound: Vec<Bound>,
+    unwanted: Vec<Arc<TcpListener>>,
     admin: admin::server::Bound,
     sticky_key: StickyKey,
     log: AccessLogger,
@@ -136,10 +138,10 @@ fn open(config: &Config, store: Option<&Store>, inheritance: Option<Inheritance>
     let takes_over = inheritance.is_some();
     let (sockets, plain_admin) = inheritance.map_or_else(Default::default, |inheritance| (inheritance.listeners, inheritance.plain_admin));
     let socket = |(address, nth, socket)| (Key { address, nth }, Arc::new(socket));
-    // Those that the configuration does not want are closed.
     let sockets: Vec<_> = sockets.into_iter().map(socket).collect();
     let bound = bind_all(&config.listeners, &sockets).map_err(|unbound| Failure::Listen(explain_unbound(&unbound)))?;
-    drop(sockets);
+    let is_wanted = |socket: &Arc<TcpListener>| bound.iter().any(|bound| Arc::ptr_eq(&bound.socket, socket));
+    let unwanted = sockets.into_iter().map(|(_, socket)| socket).filter(|socket| !is_wanted(socket)).collect();
     let admin = admin::server::bind(&config.admin, plain_admin, takes_over);
     let admin = admin.map_err(|unbound| Failure::Admin { what: unbound.what, why: unbound.why })?;
     let sticky_key = StickyKey::new(config).map_err(|error| Failure::State {
@@ -148,7 +150,7 @@ fn open(config: &Config, store: Option<&Store>, inheritance: Option<Inheritance>
     })?;
     let log = AccessLogger::open(&config.access_log).map_err(Failure::AccessLog)?;
     become_user(config, store, &admin)?;
-    Ok(Opened { bound, admin, sticky_key, log })
+    Ok(Opened { bound, unwanted, admin, sticky_key, log })
 }
 
 fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, Failure> {
@@ -157,7 +159,7 @@ fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, 
     let (Loaded { config, assembled, pinned }, store, spoken) = load(&path, options.strict, inheritance.is_some())?;
     let by = if inheritance.is_some() { "an upgrade" } else { "the start" };
     let tickets = inheritance.as_ref().map_or_else(Tickets::new, |inheritance| Tickets::handed(&inheritance.tickets));
-    let Opened { bound, admin, sticky_key, log } = open(&config, store.as_deref(), inheritance)?;
+    let Opened { bound, unwanted, admin, sticky_key, log } = open(&config, store.as_deref(), inheritance)?;
     let tls = tls::Shared::new(tickets.map_err(|error| Failure::Start(error.to_string()))?);
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
     server.bootstrap();
@@ -183,7 +185,7 @@ fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, 
         request_ids: RequestIds::new(u64::from_be_bytes(random)),
         connector: TransportConnector::new(None),
     });
-    let listeners = Listeners::new(&conf, shared.clone(), idle, bound);
+    let listeners = Listeners::new(&conf, shared.clone(), idle, bound, unwanted);
     let strict = options.strict;
     let control = Arc::new(Control::new(Parts {
         path,

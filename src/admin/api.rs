@@ -174,9 +174,8 @@ impl Api {
             None => None,
             Some(text) => Some(text.parse().map_err(|_| CommandError::Invalid(format!("`{text}` is no version")))?),
         };
-        let text = std::str::from_utf8(&asked.body).map_err(|_| CommandError::Invalid("the table is not UTF-8 text".to_owned()))?;
         let table = Some(name).filter(|name| *name != "-");
-        self.control.import_users(&asked.by, table, text, version).map(|table| table_json(&table))
+        self.control.import_users(&asked.by, table, asked.body.clone(), version).map(|table| table_json(&table))
     }
 
     fn users(&self, asked: &Asked) -> Answer {

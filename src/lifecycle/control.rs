@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::assemble::BrokenSite;
 use super::sticky_key::StickyKey;
+use super::worker::Worker;
 use crate::balance::hand::Standing;
 use crate::config::files::Stamp;
 use crate::config::{self, Config, Previous};
@@ -42,6 +43,7 @@ pub struct Control {
     reloads: Reloads,
     /// The configuration that goes away again unless somebody confirms it.
     pub(super) pending: watch::Sender<Option<Pending>>,
+    pub(super) worker: Worker,
     /// Two changes that overlap could publish in the wrong order.
     one_at_a_time: Mutex<Changing>,
 }
@@ -174,6 +176,7 @@ impl Control {
             applied: ArcSwap::from_pointee(applied),
             reloads: Reloads::default(),
             pending: watch::channel(None).0,
+            worker: Worker::start(),
             one_at_a_time: Mutex::new(changing),
         }
     }

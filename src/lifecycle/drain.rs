@@ -57,6 +57,11 @@ impl Drain {
         self.cut.send_replace(true);
     }
 
+    /// Takes it back: the process goes on.
+    pub fn uncut(&self) {
+        self.cut.send_replace(false);
+    }
+
     pub fn connected(&self) -> Connected {
         self.open.connections.fetch_add(1, Ordering::AcqRel);
         Connected(self.hold())

@@ -16,3 +16,4 @@ pub mod supervisor;
 pub mod upgrade;
 pub mod users;
 mod watch;
+mod worker;

@@ -77,7 +77,12 @@ impl Control {
     ///
     /// # Errors
     /// It could not even be tried. That the files are refused is an outcome.
-    pub fn reload(&self, asked: &Reload) -> Result<Told, CommandError> {
+    pub fn reload(self: &Arc<Self>, asked: &Reload) -> Result<Told, CommandError> {
+        let (this, asked) = (self.clone(), asked.clone());
+        self.worker.run(move || this.reload_here(&asked)).unwrap_or_else(|| Err(bug()))
+    }
+
+    fn reload_here(&self, asked: &Reload) -> Result<Told, CommandError> {
         let mut changing = self.change().inspect_err(|error| log::warn!("reload by {}: {error}", asked.by))?;
         if asked.confirm.is_some() && !self.applied().is_kept {
             return Err(CommandError::Failed("the configuration in force could not be kept, so there would be no way back".to_owned()));
@@ -87,9 +92,13 @@ impl Control {
 
     /// Puts a configuration in force that was in force before, the last different one unless told otherwise. The files on disk
     /// stay as they are; they count again with the next reload.
-    pub fn rollback(&self, by: &str, to: Option<u64>) -> Result<Told, CommandError> {
-        let mut changing = self.change()?;
-        self.rollback_under_lock(&mut changing, by, to)
+    pub fn rollback(self: &Arc<Self>, by: &str, to: Option<u64>) -> Result<Told, CommandError> {
+        let (this, by) = (self.clone(), by.to_owned());
+        let rollback = move || {
+            let mut changing = this.change()?;
+            this.rollback_under_lock(&mut changing, &by, to)
+        };
+        self.worker.run(rollback).unwrap_or_else(|| Err(bug()))
     }
 
     fn rollback_under_lock(&self, changing: &mut Changing, by: &str, to: Option<u64>) -> Result<Told, CommandError> {
@@ -122,7 +131,13 @@ impl Control {
     }
 
     /// Goes back when nobody has confirmed in time.
-    pub fn roll_back_unconfirmed(&self, pending: &Pending) {
+    pub fn roll_back_unconfirmed(self: &Arc<Self>, pending: &Pending) {
+        let (this, pending) = (self.clone(), pending.clone());
+        // The log has what became of it.
+        self.worker.run(move || this.roll_back_unconfirmed_here(&pending));
+    }
+
+    fn roll_back_unconfirmed_here(&self, pending: &Pending) {
         let mut changing = self.lock();
         if changing.upgrading || self.pending().as_ref() != Some(pending) {
             return;
@@ -286,6 +301,10 @@ fn in_force(applied: &Applied, sites: usize) -> String {
     let out = if count(false) == 0 { String::new() } else { format!("; {} left out", count(false)) };
     let word = applied.rolled_back_to.map_or_else(|| "reloaded".to_owned(), |number| format!("rolled back to generation {number}"));
     format!("{word}: generation {} with {sites} sites is in force{stayed}{out} (by {})", applied.generation, applied.by)
+}
+
+fn bug() -> CommandError {
+    CommandError::Failed("it failed by a bug, which the log has; the configuration in force stays".to_owned())
 }
 
 /// Why an address cannot be listened on, and what to do.

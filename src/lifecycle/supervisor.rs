@@ -103,6 +103,10 @@ impl Supervisor {
                 Err(_) => return false,
             };
             self.control.listeners().resume();
+            // Before the old process closes its own: there is always one to ask.
+            if let Some(admin) = self.admin.take() {
+                self.serve(admin);
+            }
             if let Err(error) = takeover.serving() {
                 log::error!("the old process is gone: {error}; this one serves");
             }

@@ -125,7 +125,10 @@ impl Upgrades {
         // A change that is under way ends first, and the new process takes its time.
         let handle = Handle::current();
         let result = tokio::task::spawn_blocking(move || this.hand_over(&binary, patience, &handle)).await;
-        let result = result.unwrap_or_else(|_| Err("a bug".to_owned()));
+        let result = result.unwrap_or_else(|_| {
+            self.go_on(true);
+            Err("by a bug, which the log has".to_owned())
+        });
         result.map_err(|why| {
             log::error!("the upgrade failed: {why}; this process goes on");
             CommandError::Failed(format!("the upgrade failed: {why}; the old process goes on"))
@@ -218,6 +221,8 @@ impl Upgrades {
             store.take_back();
         }
         if paused {
+            // Should it have come to that.
+            self.shared.drain.uncut();
             self.control.listeners().resume();
         }
         self.control.lock().upgrading = false;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::control::{CommandError, Control};
 use crate::config::check::read_users;
 use crate::persist::StoredRow;
@@ -106,7 +108,17 @@ impl Control {
     }
 
     /// Replaces a whole table by the users of a users file, in one step. With `version` only if the table still has it.
-    pub fn import_users(&self, by: &str, table: Option<&str>, text: &str, version: Option<u64>) -> Result<Table, CommandError> {
+    pub fn import_users(self: &Arc<Self>, by: &str, table: Option<&str>, text: Bytes, version: Option<u64>) -> Result<Table, CommandError> {
+        let (this, by, table) = (self.clone(), by.to_owned(), table.map(str::to_owned));
+        let import = move || {
+            let text = std::str::from_utf8(&text).map_err(|_| CommandError::Invalid("the table is not UTF-8 text".to_owned()))?;
+            this.import_here(&by, table.as_deref(), text, version)
+        };
+        let bug = || CommandError::Failed("the import failed by a bug, which the log has; nothing has changed".to_owned());
+        self.worker.run(import).unwrap_or_else(|| Err(bug()))
+    }
+
+    fn import_here(&self, by: &str, table: Option<&str>, text: &str, version: Option<u64>) -> Result<Table, CommandError> {
         let _changing = self.change()?;
         let snapshot = self.snapshot();
         let table = one_table(&snapshot.rules.users, table)?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::server::Acceptor;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
@@ -102,10 +103,23 @@ impl Live {
 pub(super) async fn accept(
     socket: tokio::net::TcpListener,
     live: Arc<Live>,
-    mut accepting: watch::Receiver<Accepting>,
+    accepting: watch::Receiver<Accepting>,
     gate: Arc<Gate<Filters>>,
 ) {
     let _held = gate.shared.drain.hold();
+    accept_all(&socket, live, accepting.clone(), &gate).await;
+    if *accepting.borrow() == Accepting::Closing {
+        // A process that drains since an upgrade may hold it too: nobody is to wait in its queue.
+        let _ = SockRef::from(&socket).shutdown(std::net::Shutdown::Both);
+    }
+}
+
+async fn accept_all(
+    socket: &tokio::net::TcpListener,
+    live: Arc<Live>,
+    mut accepting: watch::Receiver<Accepting>,
+    gate: &Arc<Gate<Filters>>,
+) {
     let mut told = None;
     loop {
         // Beyond the limit clients wait in the kernel's queue: they are served as soon as others leave.

@@ -63,6 +63,8 @@ pub struct Listeners {
     /// Where connections are served.
     runtime: OnceLock<Handle>,
     open: Mutex<Vec<Open>>,
+    /// Sockets of the process before, which this one does not want.
+    unwanted: Mutex<Vec<Arc<TcpListener>>>,
 }
 
 struct Open {
@@ -157,10 +159,17 @@ fn listen(listener: &Listener, address: SocketAddr, beside: bool) -> io::Result<
 // === impl Listeners ===
 
 impl Listeners {
-    pub fn new(conf: &Arc<ServerConf>, shared: Arc<Shared>, h2_idle: Duration, bound: Vec<Bound>) -> Arc<Self> {
+    /// `unwanted` are sockets of the process before that the configuration does not have any more.
+    pub fn new(
+        conf: &Arc<ServerConf>,
+        shared: Arc<Shared>,
+        h2_idle: Duration,
+        bound: Vec<Bound>,
+        unwanted: Vec<Arc<TcpListener>>,
+    ) -> Arc<Self> {
         let gate = Arc::new(Gate { carrier: Arc::new(carrier(conf, shared.clone(), h2_idle)), shared });
         let open = bound.into_iter().map(Open::new).collect();
-        Arc::new(Self { gate, runtime: OnceLock::new(), open: Mutex::new(open) })
+        Arc::new(Self { gate, runtime: OnceLock::new(), open: Mutex::new(open), unwanted: Mutex::new(unwanted) })
     }
 
     /// Binds what a configuration asks for and is not bound yet. Nothing in force changes.
@@ -196,7 +205,13 @@ impl Listeners {
 
     /// Begins to accept.
     pub fn resume(&self) {
+        for socket in self.unwanted.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // The process before holds it too while it drains: clients are refused at once, not kept waiting for nobody.
+            let _ = SockRef::from(socket.as_ref()).shutdown(std::net::Shutdown::Both);
+        }
         for open in self.lock().iter_mut() {
+            // The process that took over may have ended it, before it died.
+            let _ = SockRef::from(open.socket.as_ref()).listen(BACKLOG);
             open.live.finish.send_replace(false);
             open.accepting.send_replace(Accepting::On);
             self.start(open);

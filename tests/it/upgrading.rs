@@ -287,3 +287,38 @@ fn tls_sessions_of_before_resume_afterwards() {
         assert!(ask(), "{version:?}: after an upgrade");
     }
 }
+
+#[test]
+fn a_listener_that_an_upgrade_or_a_later_reload_takes_away_is_gone() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let two = PLAIN.replace("[{ address: \"127.0.0.1:0\" }]", &format!("[{{ address: '127.0.0.1:0' }}, {{ address: '{port}' }}]"));
+    let origin = origin();
+    let site = format!("domains: [shop.test]\nbackends: ['{}']\nhealth_check: off\n", origin.address);
+    let proxy = Proxy::start(&[("main.yaml", &format!("{two}drain_timeout: 1h\n")), ("sites.d/shop.yaml", &site)]);
+    let refuses = || {
+        for _ in 0..1000 {
+            if std::net::TcpStream::connect(port).is_err() {
+                return true;
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(2));
+        }
+        false
+    };
+    // It keeps the old process, which has the socket too.
+    let mut socket = Client::plain(proxy.address());
+    socket.send(WEBSOCKET);
+    assert!(socket.head().starts_with("HTTP/1.1 101 "));
+    proxy.ok(&["upgrade"]);
+    assert_eq!(get(port, "shop.test", "/", "").text(), "ok");
+    proxy.write("main.yaml", &format!("{PLAIN}drain_timeout: 1h\n"));
+    proxy.ok(&["reload"]);
+    assert!(refuses(), "taken away by a reload after an upgrade");
+    proxy.write("main.yaml", &format!("{two}drain_timeout: 1h\n"));
+    proxy.ok(&["reload"]);
+    assert_eq!(get(port, "shop.test", "/", "").text(), "ok", "and brought back");
+    proxy.write("main.yaml", &format!("{PLAIN}drain_timeout: 1h\n"));
+    proxy.ok(&["upgrade"]);
+    assert!(refuses(), "taken away by an upgrade, while older processes drain");
+    socket.send([0x81, 0x01, b'x']);
+    assert_eq!(socket.exactly(3), [0x81, 0x01, b'x']);
+}

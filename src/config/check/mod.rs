@@ -184,10 +184,14 @@ fn loaded_before(sites: &[Arc<Site>]) -> HashMap<Files, Arc<Loaded>> {
     own.flatten().map(|loaded| (loaded.files.clone(), loaded.clone())).collect()
 }
 
+/// What one thread does in a few milliseconds.
+const FEW: usize = 256;
+
 /// Does the same to many things on all processors; results are in the order of the things.
 fn in_parallel<T: Send, R: Send>(things: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    if things.len() < 2 * threads {
+    // For a few, threads cost more than they save.
+    if things.len() < FEW || threads == 1 {
         return things.into_iter().map(work).collect();
     }
     let share = things.len().div_ceil(threads);
