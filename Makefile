@@ -11,7 +11,9 @@ APP_PACKAGES = nginx-light php-fpm php-cli php-mysql phpmyadmin dokuwiki mariadb
 PEER_PACKAGES = nginx-light haproxy apache2-utils nghttp2-client python3 python3-grpcio python3-websockets
 BENCH_PACKAGES = nginx-light nghttp2-client valgrind
 
-.PHONY: run build test test-apps test-peers lint bench bench-nginx bench-scale clean
+HOST_PACKAGES = keepalived iproute2 nftables buildah debootstrap systemd python3 python3-h2 python3-websockets openssl curl
+
+.PHONY: run build test test-apps test-host test-peers soak lint bench bench-nginx bench-scale clean
 
 ## Starts the demonstration: its own backends, domains and certificate.
 run: build
@@ -41,6 +43,20 @@ test-apps:
 test-peers:
 	@$(INSTALL) $(BUILD_PACKAGES) $(TEST_PACKAGES) $(PEER_PACKAGES)
 	cargo test --locked --test peers
+
+## What a machine does with it: systemd units, the container image as PID 1, a virtual address that keepalived moves. As root.
+test-host:
+	@$(INSTALL) $(BUILD_PACKAGES) $(HOST_PACKAGES)
+	tests/host/systemd.sh
+	cargo build --release --locked
+	tests/host/failover.py --portcullis $$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/portcullis
+	tests/host/container.py
+
+## 100 reloads and 20 upgrades under load, and what a reload costs.
+soak:
+	@$(INSTALL) $(BUILD_PACKAGES) $(HOST_PACKAGES)
+	cargo build --release --locked
+	python3 tests/soak/never_drop.py $$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/portcullis
 
 ## What a look-up costs at 10, 10,000 and 1,000,000 rows, in instructions and bytes.
 bench:

@@ -149,6 +149,9 @@ fn open(config: &Config, store: Option<&Store>, inheritance: Option<Inheritance>
         why: format!("the key of the sticky cookies cannot be kept: {}; set `state_dir` or `sticky_secret`", error.why),
     })?;
     let log = AccessLogger::open(&config.access_log).map_err(Failure::AccessLog)?;
+    if !takes_over && let Err(error) = admin.publish() {
+        log::error!("the admin socket cannot be put in its place: {error}");
+    }
     become_user(config, store, &admin)?;
     Ok(Opened { bound, unwanted, admin, sticky_key, log })
 }
@@ -156,7 +159,7 @@ fn open(config: &Config, store: Option<&Store>, inheritance: Option<Inheritance>
 fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, Failure> {
     let started = Instant::now();
     let path = std::path::absolute(&options.config).unwrap_or(options.config);
-    let (Loaded { config, assembled, pinned }, store, spoken) = load(&path, options.strict, inheritance.is_some())?;
+    let (Loaded { config, assembled, pinned }, store, spoken) = load(&path, options.strict, inheritance.as_ref())?;
     let by = if inheritance.is_some() { "an upgrade" } else { "the start" };
     let tickets = inheritance.as_ref().map_or_else(Tickets::new, |inheritance| Tickets::handed(&inheritance.tickets));
     let Opened { bound, unwanted, admin, sticky_key, log } = open(&config, store.as_deref(), inheritance)?;
@@ -309,7 +312,7 @@ struct Loaded {
 }
 
 /// Loads the configuration that is to be in force: that of the files, or the one that a rollback has left.
-fn load(path: &Path, strict: bool, takes_over: bool) -> Result<(Loaded, Option<Arc<Store>>, Spoken), Failure> {
+fn load(path: &Path, strict: bool, inheritance: Option<&Inheritance>) -> Result<(Loaded, Option<Arc<Store>>, Spoken), Failure> {
     let refused = |report: &config::diagnostic::Report| {
         say(report);
         Failure::Config
@@ -320,7 +323,7 @@ fn load(path: &Path, strict: bool, takes_over: bool) -> Result<(Loaded, Option<A
     let Some(config) = &loaded.config else {
         return Err(refused(&loaded.report));
     };
-    let store = open_store(config)?;
+    let store = open_store(config, inheritance)?;
     let mut spoken = store.as_deref().map(spoken).transpose().map_err(Failure::Store)?.unwrap_or_default();
     let previous = config::Previous::default();
     let sources = |kept| Sources { path, kept, previous: &previous, store: store.as_deref(), switches: &spoken.switches, prune: false };
@@ -345,7 +348,7 @@ fn load(path: &Path, strict: bool, takes_over: bool) -> Result<(Loaded, Option<A
     for broken in &assembled.broken {
         log::error!("{}", broken.tell());
     }
-    if takes_over {
+    if inheritance.is_some() {
         log::info!("the configuration is good; taking over");
     }
     for site in &assembled.unswitched {
@@ -361,11 +364,17 @@ fn spoken(store: &Store) -> Result<Spoken, persist::Error> {
     Ok(Spoken { backends: store.backends()?, switches: store.switches()? })
 }
 
-/// Without a state directory the process runs, and remembers nothing.
-fn open_store(config: &Config) -> Result<Option<Arc<Store>>, Failure> {
+/// Without a state directory the process runs, and remembers nothing; but a process that takes over does not forget what the one
+/// before it knew.
+fn open_store(config: &Config, inheritance: Option<&Inheritance>) -> Result<Option<Arc<Store>>, Failure> {
+    let inherited = inheritance.and_then(|inheritance| inheritance.state.as_deref());
+    if inherited.is_some_and(|path| path != config.state_dir.join(persist::FILE)) {
+        return Err(Failure::Start("`state_dir` has changed: only a restart puts that in force".to_owned()));
+    }
     match Store::open(&config.state_dir) {
         Ok(store) => Ok(Some(Arc::new(store))),
         Err(error @ (persist::Error::InUse { .. } | persist::Error::Damaged { .. })) => Err(Failure::Store(error)),
+        Err(error) if inherited.is_some() => Err(Failure::Store(error)),
         Err(error) => {
             log::warn!("{error}: nothing is kept (no way back to former configurations, no last good version of a site after a restart)");
             Ok(None)

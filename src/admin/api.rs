@@ -37,6 +37,9 @@ const SPEAK: Duration = Duration::from_secs(1);
 /// Users in one answer.
 const MAX_PAGE: usize = 10_000;
 
+/// Seconds that a configuration may wait for its confirmation.
+const LONGEST_CONFIRM: u64 = 30 * 86_400;
+
 type Body = BoxBody<Bytes, Infallible>;
 type Answer = Result<Value, CommandError>;
 
@@ -83,6 +86,13 @@ impl Api {
             Caller::Anybody => return problem(StatusCode::NOT_FOUND, "only /livez, /readyz and /metrics are answered here"),
         };
         let (parts, body) = request.into_parts();
+        if let (&Method::PUT, Some(table)) = (&parts.method, path.strip_prefix("/v1/tables/")) {
+            // Before a large body is taken in for nothing.
+            let (table, snapshot) = (decode(table), self.control.snapshot());
+            if table != "-" && !snapshot.rules.users.managed().any(|own| own == table) {
+                return problem(StatusCode::NOT_FOUND, &format!("no managed table is named `{table}`"));
+            }
+        }
         let limit = if parts.method == Method::PUT { MAX_IMPORT } else { MAX_BODY };
         let Ok(body) = Limited::new(body, limit).collect().await.map(|body| body.to_bytes()) else {
             return problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or did not come");
@@ -90,6 +100,9 @@ impl Api {
         let segments: Vec<String> = path.trim_start_matches('/').split('/').map(decode).collect();
         let query = parts.uri.query().unwrap_or_default().to_owned();
         let asked = Asked { method: parts.method, segments, query, body, by };
+        if asked.is("POST", &["v1", "stop"]) {
+            *held.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.drain.drain.hold());
+        }
         if asked.is("POST", &["v1", "upgrade"]) {
             *held.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.drain.drain.hold());
             return answered(self.upgrade(&asked).await);
@@ -109,6 +122,9 @@ impl Api {
         match (asked.method.as_str(), segments.as_slice()) {
             ("GET", ["v1", "status"]) => ok(&status::status(control, self.readiness.stage(), self.started)),
             ("POST", ["v1", "reload"]) => match asked.json::<ReloadBody>() {
+                Ok(body) if body.confirm_seconds.is_some_and(|seconds| !(1..=LONGEST_CONFIRM).contains(&seconds)) => {
+                    failed(&CommandError::Invalid("the time to confirm is from 1s to 30d".to_owned()))
+                }
                 Ok(body) => told(control.reload(&body.into_reload(by))),
                 Err(error) => failed(&error),
             },
@@ -137,6 +153,9 @@ impl Api {
                 answered(control.remove_user(by, asked.query_value("table").as_deref(), name).map(|user| user_json(&user)))
             }
             ("GET", ["v1", "backends"]) => ok(&json!({ "backend_groups": status::groups(control, None, usize::MAX) })),
+            ("GET", ["v1", "backends", group]) if !control.snapshot().groups.iter().any(|own| own.name == *group) => {
+                failed(&CommandError::NotFound(format!("no backend group is named `{group}`")))
+            }
             ("GET", ["v1", "backends", group]) => ok(&json!({ "backend_groups": status::groups(control, Some(group), usize::MAX) })),
             ("POST", ["v1", "backends", group, backend]) => answered(asked.json::<StandingBody>().and_then(|body| {
                 let record = control.set_standing(by, group, backend, body.state)?;
@@ -146,6 +165,9 @@ impl Api {
                 let before = control.switch(by, site, &body.active)?;
                 Ok(json!({ "site": site, "active": body.active, "before": before }))
             })),
+            ("POST", ["v1", "stop"]) if self.readiness.stage() == Stage::Stopping => {
+                failed(&CommandError::Conflict("it is stopping already; a second signal cuts what is open".to_owned()))
+            }
             ("POST", ["v1", "stop"]) => {
                 log::info!("told to stop by {by}");
                 self.stop.notify_one();

@@ -61,8 +61,16 @@ pub fn bind(admin: &Admin, inherited: Option<TcpListener>, takes_over: bool) -> 
             }
         },
     };
-    let plain = admin.address.map(|address| inherited.map_or_else(|| bind_plain(address), Ok).map_err(|error| (address, error)));
-    let plain = plain.transpose().map_err(|(address, error)| Unbound { what: address.to_string(), why: error.to_string() })?;
+    let same = |socket: &TcpListener, address: SocketAddr| {
+        socket.local_addr().is_ok_and(|own| own.ip() == address.ip() && (own.port() == address.port() || address.port() == 0))
+    };
+    let plain = admin.address.map(|address| {
+        let inherited = inherited.filter(|socket| same(socket, address));
+        inherited.map_or_else(|| bind_plain(address), Ok).map_err(|error| (address, error))
+    });
+    let plain = plain
+        .transpose()
+        .map_err(|(address, error)| Unbound { what: format!("`admin: {{ address: {address} }}`"), why: error.to_string() })?;
     Ok(Bound { socket, plain })
 }
 
@@ -122,13 +130,17 @@ impl Bound {
     pub fn give_to(&self, user: Uid, group: Gid, with_group: bool) {
         if let Some(socket) = &self.socket {
             // Root can do without; for others `serve` says what it lacks.
-            let _ = nix::unistd::chown(&socket.aside, Some(user), with_group.then_some(group));
+            let path = if socket.aside.exists() { &socket.aside } else { &socket.path };
+            let _ = nix::unistd::chown(path, Some(user), with_group.then_some(group));
         }
     }
 
-    /// Puts the socket where commands look for it.
-    fn publish(&self) -> io::Result<()> {
-        self.socket.as_ref().map_or(Ok(()), |socket| fs::rename(&socket.aside, &socket.path))
+    /// Puts the socket where commands look for it, if it is not there yet.
+    pub fn publish(&self) -> io::Result<()> {
+        match &self.socket {
+            Some(socket) if socket.aside.exists() => fs::rename(&socket.aside, &socket.path),
+            _ => Ok(()),
+        }
     }
 
     /// Serves for as long as the process has not handed over. To be called inside a runtime.

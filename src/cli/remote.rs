@@ -233,6 +233,12 @@ impl Socket {
     fn answer(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(u16, Value), ExitCode> {
         client::ask(&self.path(), method, path, body).map_err(|error| {
             say(&format!("portcullis: {error}\n"));
+            if self.socket.is_none() && !self.config.is_file() {
+                say(&format!(
+                    "{} cannot be read, so this is the usual place; `-c FILE` or `--socket PATH` say another\n",
+                    self.config.display()
+                ));
+            }
             ExitCode::from(exit::RUNTIME)
         })
     }
@@ -296,6 +302,9 @@ fn put_in_force(socket: &Socket, path: &str, body: &Value) -> ExitCode {
     say(answer["text"].as_str().unwrap_or_default());
     let generation = &answer["generation"];
     if result == "refused" {
+        for broken in rows(&answer["broken_sites"]) {
+            say(&format!("{}\n", broken["text"].as_str().unwrap_or_default()));
+        }
         say(&format!("refused: generation {generation} stays in force\n"));
         return ExitCode::from(exit::CONFIG);
     }

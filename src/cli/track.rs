@@ -17,6 +17,8 @@ use crate::admin::client;
 
 /// A process that says nothing for so long is stuck: it speaks every second.
 const SILENCE: Duration = Duration::from_secs(3);
+/// How often a process that is not ready is asked again.
+const RETRIES: usize = 2;
 /// How soon a process that is gone is looked for again.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -39,6 +41,13 @@ pub(super) fn health(options: &Health) -> ExitCode {
 }
 
 fn once(socket: &Path) -> ExitCode {
+    // In the moment of an upgrade the one that was asked may be gone, or tell of the other.
+    for _ in 0..RETRIES {
+        if matches!(client::ask(socket, Method::GET, "/readyz", Vec::new()), Ok((200, _))) {
+            break;
+        }
+        std::thread::sleep(AGAIN);
+    }
     match client::ask(socket, Method::GET, "/readyz", Vec::new()) {
         Ok((status, answer)) => {
             print(&format!("{}\n", answer.as_str().unwrap_or_default()));
@@ -76,7 +85,8 @@ fn track(socket: &Path, file: &Path) -> ExitCode {
 async fn keep(socket: &Path, file: &Path, written: &mut Option<bool>) -> io::Result<()> {
     loop {
         let mut said = Ok(());
-        if let Ok(mut followed) = client::follow(socket).await {
+        // A process that is stuck still has a kernel that connects.
+        if let Ok(Ok(mut followed)) = timeout(SILENCE, client::follow(socket)).await {
             while let Ok(Some(line)) = timeout(SILENCE, followed.next()).await {
                 said = write(file, line == "ready", written);
                 if said.is_err() {
@@ -95,7 +105,7 @@ async fn keep(socket: &Path, file: &Path, written: &mut Option<bool>) -> io::Res
 }
 
 async fn next_is_ready(socket: &Path) -> bool {
-    let Ok(mut followed) = client::follow(socket).await else { return false };
+    let Ok(Ok(mut followed)) = timeout(SILENCE, client::follow(socket)).await else { return false };
     matches!(timeout(SILENCE, followed.next()).await, Ok(Some(line)) if line == "ready")
 }
 

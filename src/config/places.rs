@@ -10,7 +10,14 @@ use super::tree::{Kind, Step};
 
 /// The admin socket that a main file names, whatever else is wrong with it. `None`: none, or it cannot be read.
 pub fn admin_socket(file: &Path) -> Option<PathBuf> {
-    let document = read_document(&Files::on_disk(), file, &mut Report::default())?;
+    let Some(document) = read_document(&Files::on_disk(), file, &mut Report::default()) else {
+        // Who has just made a mistake needs the commands most.
+        let text = std::fs::read_to_string(file).ok()?;
+        let (_, rest) = text.split_once("admin:")?.1.split_once("socket:")?;
+        let path = rest.trim_start().trim_start_matches(['"', '\'']);
+        let end = path.find([' ', '"', '\'', ',', '}', '\n']).unwrap_or(path.len());
+        return Some(relative_to(file, Path::new(path.get(..end)?)));
+    };
     let admin = document.root.child(&Step::Key("admin".to_owned()))?;
     match &admin.child(&Step::Key("socket".to_owned()))?.kind {
         Kind::Scalar { text, .. } => Some(relative_to(file, Path::new(text))),

@@ -91,7 +91,9 @@ pub fn complete(sources: &Sources<'_>, loaded: config::Loaded, files: Files) -> 
         keep_lost_sites(&mut config, sources, &mut assembled);
     }
     let filled = fill_managed_tables(&mut config, sources, &mut assembled);
-    assembled.unswitched = apply_switches(&mut config, sources.switches);
+    // What stays as it was stays switched as it was.
+    let kept: Vec<&str> = assembled.broken.iter().filter(|broken| broken.kept).map(|broken| broken.name.as_str()).collect();
+    assembled.unswitched = apply_switches(&mut config, sources.switches, &kept);
     assembled.config = filled.then_some(config);
     assembled
 }
@@ -165,9 +167,13 @@ fn fill_managed_tables(config: &mut Config, sources: &Sources<'_>, assembled: &m
         (0..).zip(&config.groups).filter(|(_, group)| !group.of_site).map(|(id, group)| (group.name.as_str(), id)).collect();
     let mut rows: Vec<(&str, String, Row)> = Vec::new();
     let mut missing: BTreeMap<String, (usize, String)> = BTreeMap::new();
+    let (mut twice, users) = (None, &config.users);
     let mut kept: Vec<&str> = Vec::new();
     for name in &names {
         let mut each = |user: &str, row: StoredRow| {
+            if users.row(user).is_some_and(|(table, _)| table.is_none()) {
+                twice.get_or_insert_with(|| (user.to_owned(), name.clone()));
+            }
             let placed = row.into_iter().filter_map(|(word, group)| match groups.get(group.as_str()) {
                 Some(id) => Some((word, *id)),
                 None => {
@@ -198,6 +204,12 @@ fn fill_managed_tables(config: &mut Config, sources: &Sources<'_>, assembled: &m
         let help = format!("keep the group, or move them first: `portcullis users set {user} …`");
         assembled.report.push(Diagnostic::about_file(sources.path, why).with_help(help));
     }
+    if let Some((user, table)) = &twice {
+        let why = format!("the user `{user}` is in the managed table `{table}` and in a users file");
+        let help = format!("remove it from the file, or: `portcullis users remove {user}`");
+        assembled.report.push(Diagnostic::about_file(sources.path, why).with_help(help));
+        return false;
+    }
     if !kept.is_empty() && missing.is_empty() {
         config.users = config.users.with_tables(&kept, rows.iter().map(|(table, user, row)| (*table, user.as_str(), row.as_slice())));
     }
@@ -206,14 +218,15 @@ fn fill_managed_tables(config: &mut Config, sources: &Sources<'_>, assembled: &m
 
 /// Lets sites use the group that an operator has switched them to, as long as their files say what they said then. Gives the
 /// sites whose files say something else.
-fn apply_switches(config: &mut Config, switches: &BTreeMap<String, SwitchRecord>) -> Vec<String> {
+fn apply_switches(config: &mut Config, switches: &BTreeMap<String, SwitchRecord>, kept: &[&str]) -> Vec<String> {
     let mut unswitched = Vec::new();
     for site in &mut config.sites {
         let (Some(switch), Some(record)) = (&site.switch, switches.get(&site.name)) else { continue };
         let mut switched = Site::clone(site);
-        if switch.active == record.instead_of && switched.activate(&record.active) {
+        let stays = kept.contains(&site.name.as_str());
+        if (switch.active == record.instead_of || stays) && switched.activate(&record.active) {
             *site = Arc::new(switched);
-        } else {
+        } else if !stays {
             unswitched.push(site.name.clone());
         }
     }

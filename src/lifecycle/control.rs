@@ -44,6 +44,8 @@ pub struct Control {
     /// The configuration that goes away again unless somebody confirms it.
     pub(super) pending: watch::Sender<Option<Pending>>,
     pub(super) worker: Worker,
+    /// What an operator has said of backends and sites; changed under the lock.
+    spoken: ArcSwap<Spoken>,
     /// Two changes that overlap could publish in the wrong order.
     one_at_a_time: Mutex<Changing>,
 }
@@ -53,7 +55,6 @@ pub struct Control {
 pub(super) struct Changing {
     /// Another process is to take over: nothing may change that it has not seen.
     pub(super) upgrading: bool,
-    pub(super) spoken: Spoken,
 }
 
 /// What is needed to make one.
@@ -162,7 +163,6 @@ pub struct Watched {
 impl Control {
     pub fn new(parts: Parts) -> Self {
         let Parts { path, strict, fixed, settings, health, sticky_key, shared, listeners, store, applied, spoken } = parts;
-        let changing = Changing { upgrading: false, spoken };
         Self {
             path,
             strict,
@@ -177,7 +177,8 @@ impl Control {
             reloads: Reloads::default(),
             pending: watch::channel(None).0,
             worker: Worker::start(),
-            one_at_a_time: Mutex::new(changing),
+            spoken: ArcSwap::from_pointee(spoken),
+            one_at_a_time: Mutex::default(),
         }
     }
 
@@ -229,9 +230,13 @@ impl Control {
         }
     }
 
-    /// What an operator has said, to be shown.
-    pub fn spoken(&self) -> Spoken {
-        self.lock().spoken.clone()
+    /// What an operator has said of backends and sites.
+    pub fn spoken(&self) -> Arc<Spoken> {
+        self.spoken.load_full()
+    }
+
+    pub(super) fn set_spoken(&self, spoken: Spoken) {
+        self.spoken.store(Arc::new(spoken));
     }
 
     /// The right to change what is in force.
@@ -266,7 +271,7 @@ impl Control {
 
     /// Puts new addresses of names in force. Nothing else changes, and no file is read.
     pub fn readdress(&self, names: &Names) {
-        let changing = self.lock();
+        let _changing = self.lock();
         let old = self.shared.current.pin();
         let mut groups = old.checked.groups.clone();
         let mut changed = vec![false; groups.len()];
@@ -279,7 +284,8 @@ impl Control {
             }
         }
         let secret = self.sticky_key.in_force();
-        let standing = |group: &str, backend: &str| changing.spoken.standing(group, backend);
+        let spoken = self.spoken();
+        let standing = |group: &str, backend: &str| spoken.standing(group, backend);
         let carry = Carry { generation: old.generation, health: &self.health, tls: &self.shared.tls, secret: &secret, standing: &standing };
         let compiled =
             compile_groups(&groups, &carry, |index| old.groups.get(index).filter(|_| changed.get(index) == Some(&false)).cloned());

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -29,6 +30,7 @@ pub enum FromOld {
         listeners: usize,
         tickets: HandedKeys,
         plain_admin: bool,
+        state: Option<PathBuf>,
     },
     /// With a socket.
     Listener {
@@ -51,6 +53,9 @@ pub enum FromNew {
     /// Everything is prepared, nothing is accepted yet.
     Ready {
         version: String,
+        /// Sites that it would answer with 503.
+        #[serde(default)]
+        left_out: Vec<String>,
     },
     Failed {
         why: String,
@@ -68,6 +73,8 @@ pub struct Inheritance {
     pub listeners: Vec<(SocketAddr, usize, TcpListener)>,
     pub plain_admin: Option<TcpListener>,
     pub tickets: HandedKeys,
+    /// The state file that the old process has used.
+    pub state: Option<PathBuf>,
 }
 
 impl Line {
@@ -130,8 +137,10 @@ impl Line {
         listeners: &[(SocketAddr, usize, impl std::ops::Deref<Target = TcpListener>)],
         plain_admin: Option<&TcpListener>,
         tickets: HandedKeys,
+        state: Option<&Path>,
     ) -> io::Result<()> {
-        let hello = FromOld::Hello { protocol: PROTOCOL, listeners: listeners.len(), tickets, plain_admin: plain_admin.is_some() };
+        let state = state.map(Path::to_owned);
+        let hello = FromOld::Hello { protocol: PROTOCOL, listeners: listeners.len(), tickets, plain_admin: plain_admin.is_some(), state };
         self.send(&hello, None)?;
         for (address, nth, socket) in listeners {
             self.send(&FromOld::Listener { address: *address, nth: *nth }, Some(socket))?;
@@ -145,11 +154,13 @@ impl Line {
     /// Takes them.
     pub fn inherit(&self, patience: Duration) -> io::Result<Inheritance> {
         let unexpected = || io::Error::new(io::ErrorKind::InvalidData, "the old process says something else than expected");
-        let (FromOld::Hello { protocol, listeners, tickets, plain_admin }, _) = self.receive(patience)? else { return Err(unexpected()) };
+        let (FromOld::Hello { protocol, listeners, tickets, plain_admin, state }, _) = self.receive(patience)? else {
+            return Err(unexpected());
+        };
         if protocol != PROTOCOL {
             return Err(io::Error::other(format!("the old process speaks protocol {protocol}, this one {PROTOCOL}: restart instead")));
         }
-        let mut inherited = Inheritance { listeners: Vec::new(), plain_admin: None, tickets };
+        let mut inherited = Inheritance { listeners: Vec::new(), plain_admin: None, tickets, state };
         for _ in 0..listeners {
             let (FromOld::Listener { address, nth }, Some(socket)) = self.receive(patience)? else { return Err(unexpected()) };
             inherited.listeners.push((address, nth, socket.into()));
@@ -175,7 +186,7 @@ mod tests {
         let tickets = crate::tls::tickets::Tickets::new().unwrap();
         let wanted: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let handed: Vec<_> = sockets.iter().enumerate().map(|(nth, socket)| (wanted, nth, socket)).collect();
-        old.hand_over(&handed, Some(&plain), tickets.hand_over()).unwrap();
+        old.hand_over(&handed, Some(&plain), tickets.hand_over(), None).unwrap();
         let got = new.inherit(Duration::from_secs(5)).unwrap();
         let addresses: Vec<_> = got.listeners.iter().map(|(_, nth, socket)| (*nth, socket.local_addr().unwrap())).collect();
         assert_eq!(addresses, sockets.iter().map(|socket| socket.local_addr().unwrap()).enumerate().collect::<Vec<_>>());
@@ -187,7 +198,11 @@ mod tests {
         drop(new);
         assert_eq!(old.receive::<FromNew>(Duration::from_secs(5)).err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
         let (old, new) = Line::pair().unwrap();
-        old.send(&FromOld::Hello { protocol: PROTOCOL + 1, listeners: 0, tickets: tickets.hand_over(), plain_admin: false }, None).unwrap();
+        old.send(
+            &FromOld::Hello { protocol: PROTOCOL + 1, listeners: 0, tickets: tickets.hand_over(), plain_admin: false, state: None },
+            None,
+        )
+        .unwrap();
         let why = Line::new(new).inherit(Duration::from_secs(5)).err().unwrap().to_string();
         assert!(why.contains("restart instead"), "{why}");
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::control::{CommandError, Control};
+use super::control::{CommandError, Control, Spoken};
 use crate::balance::hand::Standing;
 use crate::config::diagnostic::did_you_mean;
 use crate::config::{Previous, Site};
@@ -13,7 +13,8 @@ use crate::snapshot::{self, Rules, Snapshot};
 impl Control {
     /// Says of a backend whether it gets requests.
     pub fn set_standing(&self, by: &str, group: &str, backend: &str, standing: Standing) -> Result<BackendRecord, CommandError> {
-        let mut changing = self.change()?;
+        let _changing = self.change()?;
+        let mut spoken = Spoken::clone(&self.spoken());
         let snapshot = self.snapshot();
         let mut found = false;
         for group in snapshot.groups.iter().filter(|own| own.name == group) {
@@ -21,7 +22,7 @@ impl Control {
         }
         let key = (group.to_owned(), backend.to_owned());
         // A backend that the configuration lost may still be spoken free.
-        let is_spoken_of = standing == Standing::Enabled && changing.spoken.backends.contains_key(&key);
+        let is_spoken_of = standing == Standing::Enabled && spoken.backends.contains_key(&key);
         if !found && !is_spoken_of {
             return Err(unknown_backend(&snapshot, group, backend));
         }
@@ -31,9 +32,10 @@ impl Control {
             .keep_backend(group, backend, kept)
             .map_err(|error| CommandError::Failed(format!("nothing has changed: {error}")))?;
         match kept {
-            Some(record) => drop(changing.spoken.backends.insert(key, record.clone())),
-            None => drop(changing.spoken.backends.remove(&key)),
+            Some(record) => drop(spoken.backends.insert(key, record.clone())),
+            None => drop(spoken.backends.remove(&key)),
         }
+        self.set_spoken(spoken);
         for own in snapshot.groups.iter().filter(|own| own.name == group).flat_map(|group| group.backends()) {
             if own.name == backend {
                 own.hand.set(standing);
@@ -45,7 +47,8 @@ impl Control {
 
     /// Lets another group of a site's switch have its requests. Gives the one that had them.
     pub fn switch(&self, by: &str, site: &str, to: &str) -> Result<String, CommandError> {
-        let mut changing = self.change()?;
+        let _changing = self.change()?;
+        let mut spoken = Spoken::clone(&self.spoken());
         let snapshot = self.snapshot();
         let sites = &snapshot.checked.sites;
         let Some(index) = sites.iter().position(|own| own.name == site) else {
@@ -64,14 +67,15 @@ impl Control {
             return Err(CommandError::NotFound(format!("the site `{site}` has no group `{to}`; it has: {}", names.join(", "))));
         }
         // What the file says: the word that the first switch found there.
-        let instead_of = changing.spoken.switches.get(site).map_or_else(|| before.clone(), |record| record.instead_of.clone());
+        let instead_of = spoken.switches.get(site).map_or_else(|| before.clone(), |record| record.instead_of.clone());
         let record = SwitchRecord { active: to.to_owned(), instead_of, by: by.to_owned(), time: seconds(SystemTime::now()) };
         let kept = (record.active != record.instead_of).then_some(&record);
         self.needed_store()?.keep_switch(site, kept).map_err(|error| CommandError::Failed(format!("nothing has changed: {error}")))?;
         match kept {
-            Some(record) => drop(changing.spoken.switches.insert(site.to_owned(), record.clone())),
-            None => drop(changing.spoken.switches.remove(site)),
+            Some(record) => drop(spoken.switches.insert(site.to_owned(), record.clone())),
+            None => drop(spoken.switches.remove(site)),
         }
+        self.set_spoken(spoken);
         self.shared.current.publish(with_site(&snapshot, index, Arc::new(new)));
         log::info!("site {site} uses its group {to}; it was {before} (by {by})");
         Ok(before)

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use super::assemble::{Assembled, BrokenSite, Sources, assemble};
 use super::changes::{Before, between};
-use super::control::{Applied, Changing, CommandError, Control, Fixed, Settings};
+use super::control::{Applied, Changing, CommandError, Control, Fixed, Settings, Spoken};
 use crate::config::diagnostic::{Diagnostic, Report, Severity};
 use crate::config::files::Texts;
 use crate::config::{Config, Previous};
 use crate::observe::access_log;
-use crate::persist::{Error, Generation, KeptSite, Pending, Store, digest_of, seconds};
+use crate::persist::{Error, Generation, Kept, KeptSite, Pending, Store, digest_of, seconds};
 use crate::proxy::listen::{self, Unbound};
 use crate::snapshot::{Carry, Snapshot, compile};
 
@@ -113,9 +113,15 @@ impl Control {
             error => CommandError::Failed(error.to_string()),
         })?;
         let asked = Reload { by: by.to_owned(), ..Reload::default() };
+        let told = self.put_in_force(changing, &asked, From::Generation(number, texts));
+        if told.outcome == Outcome::Refused {
+            return Ok(told);
+        }
         // A rollback decides what is wanted: nothing is left to confirm.
-        self.set_pending(None);
-        Ok(self.put_in_force(changing, &asked, From::Generation(number, texts)))
+        if let Err(error) = self.set_pending(None) {
+            log::error!("{error}");
+        }
+        Ok(Told { pending: None, ..told })
     }
 
     /// The configuration in force stays: the way back is no longer wanted.
@@ -124,7 +130,7 @@ impl Control {
         if self.pending().is_none() {
             return Err(CommandError::NotFound("nothing waits for a confirmation".to_owned()));
         }
-        self.set_pending(None);
+        self.set_pending(None)?;
         let applied = Applied::clone(&self.applied());
         log::info!("generation {} is confirmed by {by}", applied.generation);
         Ok(applied)
@@ -151,16 +157,20 @@ impl Control {
         }
     }
 
-    pub(super) fn set_pending(&self, pending: Option<Pending>) {
+    /// Remembers the way back, or that nobody needs it any more.
+    ///
+    /// # Errors
+    /// It cannot be kept. A way back is remembered all the same, for as long as the process runs; one that is not needed any more
+    /// would come up again after a restart, so it stays.
+    fn set_pending(&self, pending: Option<Pending>) -> Result<(), CommandError> {
         if *self.pending.borrow() == pending {
-            return;
+            return Ok(());
         }
-        if let Some(store) = self.store()
-            && let Err(error) = store.set_pending(pending.as_ref())
-        {
-            log::error!("what waits for a confirmation cannot be kept: {error}");
+        let kept = self.store().map_or(Ok(()), |store| store.set_pending(pending.as_ref()));
+        if kept.is_ok() || pending.is_some() {
+            self.pending.send_replace(pending);
         }
-        self.pending.send_replace(pending);
+        kept.map_err(|error| CommandError::Failed(format!("what waits for a confirmation cannot be kept: {error}")))
     }
 
     fn put_in_force(&self, changing: &mut Changing, asked: &Reload, from: From) -> Told {
@@ -169,7 +179,7 @@ impl Control {
             From::Disk => (None, None),
             From::Generation(number, texts) => (Some(texts), Some(number)),
         };
-        let prepared = match self.prepare(changing, asked, &old.previous(), kept) {
+        let prepared = match self.prepare(asked, &old.previous(), kept) {
             Ok(prepared) => prepared,
             Err(assembled) => return self.refuse(asked, *assembled),
         };
@@ -190,7 +200,9 @@ impl Control {
         let settings = Settings::of(&config, &self.path, assembled.stamps.as_ref());
         self.forget_switches(changing, &assembled.unswitched);
         self.sticky_key.apply(&config);
-        let snapshot = self.compile(changing, config, old.generation + 1);
+        // Another process may have counted on meanwhile, if this one serves again after it.
+        let last = self.store().and_then(|store| store.generations().ok()?.last().map(|last| last.number)).unwrap_or(0);
+        let snapshot = self.compile(config, old.generation.max(last) + 1);
         let sites = snapshot.rules.sites.iter().filter(|site| !site.config.routes.is_empty()).count();
         let versions = versions_of(&snapshot.checked.sites, &assembled, self.store());
         let applied = Applied {
@@ -209,17 +221,20 @@ impl Control {
             self.shared.log.apply(log);
         }
         self.settings.store(Arc::new(settings));
-        let former = self.applied().generation;
+        if let Some(time) = asked.confirm {
+            // What was confirmed last stays the way back. Remembered first: the former generation is then not forgotten.
+            let former = self.pending().map_or_else(|| self.applied().generation, |pending| pending.former);
+            let until = seconds(SystemTime::now()).saturating_add(time.as_secs());
+            if let Err(error) = self.set_pending(Some(Pending { former, until })) {
+                log::error!("{error}");
+            }
+        }
         let record = applied.record(sites, changes.iter().take(SHOWN_CHANGES).cloned().collect());
         let is_kept = self.store().is_some_and(|store| keep(store, &record, &versions, &seeds));
         let applied = Applied { is_kept, ..applied };
         self.set_applied(applied.clone());
-        if let (Some(time), true) = (asked.confirm, is_kept) {
-            // What was confirmed last stays the way back.
-            let former = self.pending().map_or(former, |pending| pending.former);
-            self.set_pending(Some(Pending { former, until: seconds(SystemTime::now() + time) }));
-        }
         log::info!("{}", in_force(&applied, sites));
+        super::notify::status(&format!("generation {} is in force", applied.generation));
         let counted = if applied.broken.is_empty() { &self.reloads().applied } else { &self.reloads().in_part };
         counted.fetch_add(1, Ordering::Relaxed);
         Told {
@@ -235,20 +250,44 @@ impl Control {
         }
     }
 
+    /// Takes over what another process has changed, which had this one's place for a while and is gone.
+    pub fn catch_up(self: &Arc<Self>) {
+        let this = self.clone();
+        let work = move || {
+            let mut changing = this.lock();
+            let store = this.store()?;
+            match (store.backends(), store.switches()) {
+                (Ok(backends), Ok(switches)) => this.set_spoken(Spoken { backends, switches }),
+                (Err(error), _) | (_, Err(error)) => log::error!("what was said of backends and sites cannot be read: {error}"),
+            }
+            let pinned = store.pinned().ok().flatten();
+            let from = pinned.and_then(|number| Some(From::Generation(number, store.texts_of(number).ok()?)));
+            let asked = Reload { by: "the end of the process that had taken over".to_owned(), ..Reload::default() };
+            this.put_in_force(&mut changing, &asked, from.unwrap_or(From::Disk));
+            Some(())
+        };
+        self.worker.run(work);
+        self.take_up_pending();
+    }
+
     /// Files that say something else than when a site was switched count again.
-    fn forget_switches(&self, changing: &mut Changing, sites: &[String]) {
+    fn forget_switches(&self, _: &mut Changing, sites: &[String]) {
+        let mut spoken = Spoken::clone(&self.spoken());
         for site in sites {
-            changing.spoken.switches.remove(site);
+            spoken.switches.remove(site);
             if let Some(Err(error)) = self.store().map(|store| store.keep_switch(site, None)) {
                 log::error!("the switch of the site {site} cannot be forgotten: {error}");
             }
         }
+        if !sites.is_empty() {
+            self.set_spoken(spoken);
+        }
     }
 
     /// Everything that can fail, before anything changes.
-    fn prepare(&self, changing: &Changing, asked: &Reload, previous: &Previous, kept: Option<Texts>) -> Result<Prepared, Box<Assembled>> {
-        let sources =
-            Sources { path: &self.path, kept, previous, store: self.store(), switches: &changing.spoken.switches, prune: asked.prune };
+    fn prepare(&self, asked: &Reload, previous: &Previous, kept: Option<Texts>) -> Result<Prepared, Box<Assembled>> {
+        let spoken = self.spoken();
+        let sources = Sources { path: &self.path, kept, previous, store: self.store(), switches: &spoken.switches, prune: asked.prune };
         let mut assembled = assemble(&sources);
         let strict = asked.strict || self.strict;
         let Some(config) = assembled.config.take().filter(|_| !strict || assembled.broken.is_empty()) else {
@@ -265,15 +304,19 @@ impl Control {
         }
     }
 
-    fn compile(&self, changing: &Changing, config: Config, generation: u64) -> Snapshot {
+    fn compile(&self, config: Config, generation: u64) -> Snapshot {
         let secret = self.sticky_key.in_force();
-        let standing = |group: &str, backend: &str| changing.spoken.standing(group, backend);
+        let spoken = self.spoken();
+        let standing = |group: &str, backend: &str| spoken.standing(group, backend);
         compile(config, &Carry { generation, health: &self.health, tls: &self.shared.tls, secret: &secret, standing: &standing })
     }
 
     fn refuse(&self, asked: &Reload, assembled: Assembled) -> Told {
         let Assembled { report, broken, .. } = assembled;
         say(&report);
+        for broken in &broken {
+            log::error!("{}", broken.tell());
+        }
         log::error!("reload refused: the configuration in force stays");
         self.reloads().refused.fetch_add(1, Ordering::Relaxed);
         let why = report.iter().find(|diagnostic| diagnostic.severity == Severity::Error);
@@ -379,17 +422,14 @@ pub(crate) fn seeds_of(config: &Config, seeded: &[String]) -> Vec<Seed> {
 
 /// Keeps a configuration that is in force. A failure is told, and changes nothing of what is in force.
 pub(crate) fn keep(store: &Store, record: &Generation, versions: &Versions, seeds: &[Seed]) -> bool {
-    let all = || -> Result<(), Error> {
-        store.keep_generation(record, &versions.files, &versions.texts)?;
-        let good = versions.good.iter().map(|(path, site)| (path.as_path(), site.clone())).collect();
-        store.keep_sites(&good, |path| versions.stay.iter().any(|stays| stays == path))?;
-        store.pin(record.rolled_back_to.map(|_| record.number))?;
-        for seed in seeds {
-            store.keep_table(&seed.table, seed.rows.iter().map(|(user, row)| (user.as_str(), row.clone())))?;
-        }
-        Ok(())
-    };
-    let result = all();
+    let result = store.keep_applied(&Kept {
+        generation: record,
+        files: &versions.files,
+        texts: &versions.texts,
+        good: versions.good.iter().map(|(path, site)| (path.as_path(), site.clone())).collect(),
+        stay: &versions.stay,
+        seeds: seeds.iter().map(|seed| (seed.table.as_str(), seed.rows.as_slice())).collect(),
+    });
     if let Err(error) = &result {
         log::error!(
             "generation {} is in force but cannot be kept: {error}; there is no way back to it, and a restart knows older versions of its sites",

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 
 use super::control::Control;
 use super::readiness::{Readiness, Stage};
-use super::upgrade::Upgrades;
+use super::upgrade::{GUARD, Upgrades};
 use crate::proxy::Shared;
 
 /// What clients of WebSockets get to take the last frame.
@@ -29,33 +29,22 @@ pub struct Stop {
 impl Stop {
     /// Ends when the process may end: nobody is connected any more, or nobody is to be waited for.
     pub async fn ended(&self) {
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
-        let [Some(mut term), Some(mut int), Some(mut quit)] = kinds.map(listen_to) else {
-            return std::future::pending().await;
-        };
-        let mut next = async || {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-                _ = quit.recv() => {}
-                () = self.asked.notified() => {}
-            }
-        };
+        let Some(mut signals) = Signals::listen(self.asked.clone()) else { return std::future::pending().await };
         let mut handed_over = self.handed_over.clone();
         loop {
             tokio::select! {
-                () = next() => {
+                () = signals.next() => {
                     tokio::select! {
                         () = self.stop() => {}
-                        () = next() => log::warn!("a second signal: {} connections are cut", self.shared.drain.connections()),
+                        () = signals.next() => log::warn!("a second signal: {} connections are cut", self.shared.drain.connections()),
                     }
                     break;
                 }
                 () = turns(&mut handed_over, true) => {
                     let mut back = handed_over.clone();
                     tokio::select! {
-                        () = self.finish() => break,
-                        () = next() => break log::warn!("told to stop: {} connections are cut", self.shared.drain.connections()),
+                        () = self.finish(|| *self.handed_over.borrow()) => break,
+                        () = signals.twice() => break log::warn!("told to stop: {} connections are cut", self.shared.drain.connections()),
                         // The other process has died: this one goes on.
                         () = turns(&mut back, false) => {}
                     }
@@ -75,16 +64,23 @@ impl Stop {
             log::info!("stopping: not ready any more; connections are still accepted for {delay:?}");
             tokio::time::sleep(delay).await;
         }
-        self.finish().await;
+        let until = tokio::time::Instant::now() + settings.drain_timeout;
+        self.finish(|| true).await;
+        let (upgrades, left) = (self.upgrades.clone(), until.saturating_duration_since(tokio::time::Instant::now()));
+        // The process before this one may still finish what it has.
+        let _ = tokio::task::spawn_blocking(move || upgrades.wait_for_predecessor(left)).await;
     }
 
     /// Lets connections finish; cuts those that do not.
-    async fn finish(&self) {
+    async fn finish(&self, wanted: impl FnOnce() -> bool) {
         let timeout = self.control.settings().drain_timeout;
         let drain = &self.shared.drain;
-        self.control.listeners().finish();
+        self.control.listeners().finish(wanted);
         log::info!("stopping: {} connections are open, they have {timeout:?} to finish", drain.connections());
         if drain.empty(timeout).await {
+            if self.readiness.stage() == Stage::HandedOver {
+                tokio::time::sleep(GUARD).await;
+            }
             log::info!("stopped: every connection has finished");
             return;
         }
@@ -92,6 +88,37 @@ impl Stop {
         drain.cut();
         // Whoever does not leave now is cut off by the end of the process.
         drain.empty(GOODBYE).await;
+    }
+}
+
+/// What tells the process to stop.
+struct Signals {
+    signals: [Signal; 3],
+    asked: Arc<Notify>,
+}
+
+impl Signals {
+    fn listen(asked: Arc<Notify>) -> Option<Self> {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
+        let [Some(term), Some(int), Some(quit)] = kinds.map(listen_to) else { return None };
+        Some(Self { signals: [term, int, quit], asked })
+    }
+
+    async fn next(&mut self) {
+        let [term, int, quit] = &mut self.signals;
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = quit.recv() => {}
+            () = self.asked.notified() => {}
+        }
+    }
+
+    /// A process that finishes already has nothing else to do at the first signal.
+    async fn twice(&mut self) {
+        self.next().await;
+        log::info!("this process finishes already; another signal cuts what is open");
+        self.next().await;
     }
 }
 

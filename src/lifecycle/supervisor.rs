@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
-use super::control::Control;
+use super::control::{CommandError, Control};
 use super::pid_file::PidFile;
 use super::readiness::{Readiness, Stage};
 use super::reload::Reload;
@@ -28,6 +28,8 @@ const CERTIFICATES_REST: u32 = 200;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often an unconfirmed configuration is gone back from that could not be the first time.
 const AGAIN: Duration = Duration::from_secs(1);
+
+const AGAIN_LATER: Duration = Duration::from_secs(15);
 
 pub struct Supervisor {
     pub starts: Option<Starts>,
@@ -66,16 +68,12 @@ impl Supervisor {
         tokio::spawn(resolve::keep_resolved(self.control.clone()));
         tokio::spawn(files::follow(self.control.clone()));
         tokio::spawn(follow_pending(self.control.clone()));
-        tokio::spawn(stay_alive(self.readiness.clone()));
+        tokio::spawn(stay_alive(self.readiness.clone(), self.control.clone()));
         loop {
             tokio::select! {
                 _ = reload.recv() => {
-                    let control = self.control.clone();
-                    // Reading files and resolving names block; a panic there leaves the old configuration in force.
-                    let reload = move || drop(control.reload(&Reload { by: "SIGHUP".to_owned(), ..Reload::default() }));
-                    if tokio::task::spawn_blocking(reload).await.is_err() {
-                        log::error!("the reload failed by a bug; the configuration in force stays");
-                    }
+                    // Reading files and resolving names take time; another signal asks for another reload.
+                    reload_by_signal(self.control.clone()).await;
                 }
                 _ = reopen.recv() => self.control.reopen_log(),
                 _ = upgrade.recv() => {
@@ -91,9 +89,12 @@ impl Supervisor {
 
     /// Serves from here on. `false`: the process that this one should take over from does not want it.
     async fn begin(&mut self) -> bool {
+        let takes_over = self.takeover.is_some();
         if let Some(takeover) = self.takeover.take() {
             // The old process speaks when it has stopped accepting.
-            let ready = tokio::task::spawn_blocking(move || takeover.ready().map(|()| takeover)).await;
+            let applied = self.control.applied();
+            let left_out = applied.broken.iter().filter(|broken| !broken.kept).map(|broken| broken.name.clone()).collect();
+            let ready = tokio::task::spawn_blocking(move || takeover.ready(left_out).map(|()| takeover)).await;
             let takeover = match ready {
                 Ok(Ok(takeover)) => takeover,
                 Ok(Err(error)) => {
@@ -107,6 +108,8 @@ impl Supervisor {
             if let Some(admin) = self.admin.take() {
                 self.serve(admin);
             }
+            // Before the old process may end: a service manager that has lost its main process ends everything.
+            notify::ready(&in_force(&self.control));
             if let Err(error) = takeover.serving() {
                 log::error!("the old process is gone: {error}; this one serves");
             }
@@ -126,7 +129,9 @@ impl Supervisor {
             log::info!("listening on {address}");
         }
         self.readiness.set(Stage::Ready);
-        notify::ready(&format!("generation {} is in force", self.control.applied().generation));
+        if !takes_over {
+            notify::ready(&in_force(&self.control));
+        }
         log::info!("portcullis {} is ready", env!("CARGO_PKG_VERSION"));
         if let Some(on_ready) = self.on_ready.take() {
             on_ready(&addresses);
@@ -151,6 +156,27 @@ impl Supervisor {
         if let Some(pid_file) = &self.pid_file {
             pid_file.write();
         }
+    }
+}
+
+fn in_force(control: &Control) -> String {
+    format!("generation {} is in force", control.applied().generation)
+}
+
+/// Reloads; during an upgrade as soon as that has failed. If it has not, the new process has read the files.
+async fn reload_by_signal(control: Arc<Control>) {
+    let own = control.clone();
+    let reload = move || own.reload(&Reload { by: "SIGHUP".to_owned(), ..Reload::default() });
+    if let Ok(Err(CommandError::Conflict(_))) = tokio::task::spawn_blocking(reload.clone()).await {
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(AGAIN).await;
+                match tokio::task::spawn_blocking(reload.clone()).await {
+                    Ok(Err(CommandError::Conflict(_))) => {}
+                    _ => return,
+                }
+            }
+        });
     }
 }
 
@@ -201,19 +227,20 @@ async fn follow_pending(control: Arc<Control>) {
         }
         let own = control.clone();
         let _ = tokio::task::spawn_blocking(move || own.roll_back_unconfirmed(&pending)).await;
-        // During an upgrade it is left to whoever serves then.
-        tokio::time::sleep(AGAIN).await;
+        // During an upgrade it is left to whoever serves then. What cannot come back now may later.
+        tokio::time::sleep(if control.pending().is_some() { AGAIN_LATER } else { AGAIN }).await;
     }
 }
 
-/// Tells the service manager at half its patience that the process is alive: this task runs only if the runtime does.
-async fn stay_alive(readiness: Arc<Readiness>) {
+/// Tells the service manager at half its patience that the process is alive: this task runs only if this runtime does, and it
+/// asks that of the connections.
+async fn stay_alive(readiness: Arc<Readiness>, control: Arc<Control>) {
     let Some(patience) = notify::watchdog() else { return };
     let mut ticks = tokio::time::interval(patience / 2);
     loop {
         ticks.tick().await;
         // The process that has taken over speaks for itself.
-        if readiness.stage() != Stage::HandedOver {
+        if readiness.stage() != Stage::HandedOver && control.listeners().is_alive(patience / 4).await {
             notify::alive();
         }
     }

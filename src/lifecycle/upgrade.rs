@@ -9,15 +9,18 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::control::{CommandError, Control};
 use super::handover::{FromNew, FromOld, Inheritance, Line};
 use super::readiness::{Readiness, Stage};
+use crate::persist::Store;
 use crate::proxy::Shared;
 
 /// Tells a process that its standard input is the old process's line, and whether it is to start the one that takes over or is
@@ -28,9 +31,15 @@ const TAKES_OVER: &str = "takes-over";
 /// How long a new process may take to say that it is ready: a large configuration takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long it may take to begin to serve once it may.
-const BEGIN: Duration = Duration::from_secs(10);
+const BEGIN: Duration = Duration::from_secs(3);
 /// How long a new process waits for the next word of the old one.
 const OLD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long an old process without connections stays: one that has taken over and is no good mostly dies within this time.
+pub(super) const GUARD: Duration = Duration::from_millis(250);
+/// How often it is looked whether this process was told to stop.
+const LOOK: Duration = Duration::from_millis(100);
+/// Longer than any process needs to get ready.
+const LONGEST: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What this process was started as: a new one is started the same way.
@@ -100,9 +109,21 @@ impl Upgrades {
 
     /// The end of this process is no reason for the one before to serve again.
     pub fn settle(&self) {
-        if let Some(line) = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(line) = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             // It has ended already, which is as good.
             let _ = line.send(&FromNew::Settled, None);
+        }
+    }
+
+    /// Waits for the end of the process that this one took over from: a service manager would cut it with this one's end.
+    pub fn wait_for_predecessor(&self, patience: Duration) {
+        let Some(line) = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let until = Instant::now() + patience;
+        while Instant::now() < until {
+            match line.receive::<FromOld>(LOOK) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                _ => return,
+            }
         }
     }
 
@@ -118,33 +139,50 @@ impl Upgrades {
         if std::mem::replace(&mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner), true) {
             return Err(CommandError::Conflict("an upgrade is under way already".to_owned()));
         }
+        if patience.is_some_and(|patience| patience > LONGEST) {
+            self.end_turn();
+            return Err(CommandError::Invalid("the timeout is at most 1h".to_owned()));
+        }
         let binary = binary.unwrap_or_else(|| self.started.binary.clone());
         log::info!("upgrade to {} begins (by {by})", binary.display());
         let this = self.clone();
         let patience = patience.unwrap_or(PATIENCE);
         // A change that is under way ends first, and the new process takes its time.
         let handle = Handle::current();
-        let result = tokio::task::spawn_blocking(move || this.hand_over(&binary, patience, &handle)).await;
-        let result = result.unwrap_or_else(|_| {
-            self.go_on(true);
-            Err("by a bug, which the log has".to_owned())
-        });
-        result.map_err(|why| {
-            log::error!("the upgrade failed: {why}; this process goes on");
-            CommandError::Failed(format!("the upgrade failed: {why}; the old process goes on"))
-        })
+        let work = move || {
+            let paused = AtomicBool::new(false);
+            let attempt = || this.hand_over(&binary, patience, &handle, &paused);
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt));
+            let result = result.unwrap_or_else(|_| Err("by a bug, which the log has".to_owned()));
+            // Told here: whoever has asked may not wait for it.
+            result.map_err(|why| {
+                let paused = paused.load(Ordering::Relaxed);
+                this.go_on(paused);
+                if paused {
+                    // The new process may have told that it is the main one.
+                    super::notify::ready("serving again after a failed upgrade");
+                }
+                log::error!("the upgrade failed: {why}; this process goes on");
+                CommandError::Failed(format!("the upgrade failed: {why}; the old process goes on"))
+            })
+        };
+        let bug = || Err(CommandError::Failed("the upgrade failed by a bug".to_owned()));
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| bug())
+    }
+
+    fn end_turn(&self) {
+        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     /// Everything up to the point where the new process serves.
-    fn hand_over(self: &Arc<Self>, binary: &Path, patience: Duration, handle: &Handle) -> Result<u32, String> {
+    fn hand_over(self: &Arc<Self>, binary: &Path, patience: Duration, handle: &Handle, paused: &AtomicBool) -> Result<u32, String> {
         self.control.lock().upgrading = true;
         if let Some(store) = self.control.store() {
             store.hand_over();
         }
-        let mut paused = false;
         let result = self.start(binary).and_then(|(mut child, line)| {
             let mut pid = child.id();
-            match self.converse(&line, patience, handle, &mut pid, &mut paused) {
+            match self.converse(&line, patience, handle, &mut pid, paused) {
                 Ok(version) => {
                     // It has ended, or is the new process itself: then its end is waited for once the line has ended.
                     let _ = child.try_wait();
@@ -153,21 +191,19 @@ impl Upgrades {
                 Err(why) => Err(format!("{why}{}", ended(&mut child, pid))),
             }
         });
-        match result {
-            Ok((child, line, pid, version)) => {
-                log::info!("process {pid} (version {version}) serves; this one finishes what it has");
-                self.settle();
-                self.readiness.set(Stage::HandedOver);
-                self.handed_over.send_replace(true);
-                let this = self.clone();
-                std::thread::spawn(move || this.stand_by(child, &line, pid));
-                Ok(pid)
-            }
-            Err(why) => {
-                self.go_on(paused);
-                Err(why)
-            }
+        let (child, line, pid, version) = result?;
+        log::info!("process {pid} (version {version}) serves; this one finishes what it has");
+        self.settle();
+        if self.readiness.stage() == Stage::Stopping {
+            // Told to stop in the last moment: the one that serves now is meant.
+            kill(pid, Signal::TERM);
+        } else {
+            self.readiness.set(Stage::HandedOver);
         }
+        self.handed_over.send_replace(true);
+        let this = self.clone();
+        std::thread::spawn(move || this.stand_by(child, &line, pid));
+        Ok(pid)
     }
 
     fn start(&self, binary: &Path) -> Result<(Child, Line), String> {
@@ -179,39 +215,77 @@ impl Upgrades {
     }
 
     /// Gives the new process what it needs, and the word to serve. Gives its version.
-    fn converse(&self, line: &Line, patience: Duration, handle: &Handle, pid: &mut u32, paused: &mut bool) -> Result<String, String> {
+    fn converse(&self, line: &Line, patience: Duration, handle: &Handle, pid: &mut u32, paused: &AtomicBool) -> Result<String, String> {
         let listeners = self.control.listeners().sockets();
         let listeners: Vec<_> = listeners.into_iter().map(|(key, socket)| (key.address, key.nth, socket)).collect();
         let tickets = self.shared.tls.tickets().hand_over();
-        line.hand_over(&listeners, self.plain_admin.as_ref(), tickets).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => "the new process ended before it was ready".to_owned(),
-            _ => format!("the sockets cannot be handed over: {error}"),
-        })?;
+        line.hand_over(&listeners, self.plain_admin.as_ref(), tickets, self.control.store().map(Store::path)).map_err(
+            |error| match error.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => "the new process ended before it was ready".to_owned(),
+                _ => format!("the sockets cannot be handed over: {error}"),
+            },
+        )?;
         let until = Instant::now() + patience;
         let version = loop {
-            match self.next(line, until.saturating_duration_since(Instant::now()), patience, "it was ready")? {
+            match self.next(line, until, patience, "it was ready")? {
                 FromNew::Started { pid: new } => *pid = new,
-                FromNew::Ready { version } => break version,
-                FromNew::Failed { why } => return Err(format!("the new process says: {why}")),
+                FromNew::Ready { version, left_out } => {
+                    self.loses_nothing(&left_out)?;
+                    break version;
+                }
+                FromNew::Failed { why } => {
+                    return Err(format!("the new process says: {why} (`portcullis check` tells more of mistakes in files)"));
+                }
                 FromNew::Serving | FromNew::Settled => return Err("the new process serves without having been told to".to_owned()),
             }
         };
-        *paused = true;
+        paused.store(true, Ordering::Relaxed);
         handle.block_on(self.control.listeners().pause());
+        self.still_wanted()?;
         line.send(&FromOld::Yours, None).map_err(|error| format!("the new process was ready, then it hung up: {error}"))?;
-        match self.next(line, BEGIN, BEGIN, "it served")? {
+        match self.next(line, Instant::now() + BEGIN, BEGIN, "it served")? {
             FromNew::Serving => Ok(version),
             FromNew::Failed { why } => Err(format!("the new process says: {why}")),
             FromNew::Started { .. } | FromNew::Ready { .. } | FromNew::Settled => Err("the new process does not begin to serve".to_owned()),
         }
     }
 
-    fn next(&self, line: &Line, left: Duration, patience: Duration, before: &str) -> Result<FromNew, String> {
-        match line.receive(left) {
-            Ok((message, _)) => Ok(message),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(format!("the new process said nothing for {patience:?}")),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(format!("the new process ended before {before}")),
-            Err(error) => Err(format!("the new process cannot be understood: {error}")),
+    fn next(&self, line: &Line, until: Instant, patience: Duration, before: &str) -> Result<FromNew, String> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match line.receive(left.min(LOOK)) {
+                Ok((message, _)) => return Ok(message),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && left > LOOK => self.still_wanted()?,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(format!("the new process said nothing for {patience:?}"));
+                }
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(format!("the new process ended before {before}"));
+                }
+                Err(error) => return Err(format!("the new process cannot be understood: {error}")),
+            }
+        }
+    }
+
+    /// Whether the new process serves every site that this one serves.
+    fn loses_nothing(&self, left_out: &[String]) -> Result<(), String> {
+        let applied = self.control.applied();
+        let serves = |name: &&String| !applied.broken.iter().any(|broken| broken.name == **name && !broken.kept);
+        let lost: Vec<&str> = left_out.iter().filter(serves).map(String::as_str).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "the new process would answer with 503 for sites that are served now: {} (`portcullis check` tells why)",
+            lost.join(", ")
+        ))
+    }
+
+    /// Whether nobody has told this process to stop meanwhile.
+    fn still_wanted(&self) -> Result<(), String> {
+        match self.readiness.stage() {
+            Stage::Ready => Ok(()),
+            _ => Err("this process was told to stop".to_owned()),
         }
     }
 
@@ -220,13 +294,13 @@ impl Upgrades {
         if let Some(store) = self.control.store() {
             store.take_back();
         }
-        if paused {
+        if paused && self.readiness.stage() != Stage::Stopping {
             // Should it have come to that.
             self.shared.drain.uncut();
             self.control.listeners().resume();
         }
         self.control.lock().upgrading = false;
-        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.end_turn();
     }
 
     /// Waits for this process's end, or the new one's: if that one died, this one takes the sockets back, which it has kept.
@@ -234,7 +308,10 @@ impl Upgrades {
         // Its line ends when it does.
         loop {
             match line.receive(DAY) {
-                Ok((FromNew::Settled, _)) => return,
+                // The line stays to the end of this process: it tells the other one of that.
+                Ok((FromNew::Settled, _)) => loop {
+                    std::thread::park();
+                },
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
                 _ => {}
             }
@@ -242,11 +319,14 @@ impl Upgrades {
         // Where it is a child of this process, it leaves its status.
         let _ = child.wait();
         log::error!("the new process {pid} has ended; this one serves again");
+        // In this order: who is told to finish looks whether that is still so.
+        self.handed_over.send_replace(false);
         self.go_on(true);
         self.readiness.set(Stage::Ready);
-        self.handed_over.send_replace(false);
         super::notify::ready("serving again after a failed upgrade");
         self.serve_admin.notify_one();
+        // What that process was told is not forgotten.
+        self.control.catch_up();
     }
 }
 
@@ -255,9 +335,8 @@ fn ended(child: &mut Child, pid: u32) -> String {
     if pid != child.id() {
         // The child has ended when it had started the new process.
         let _ = child.wait();
-        let gone = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default())
-            .is_none_or(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_err());
-        return if gone { " (its own lines in the log tell more)".to_owned() } else { format!(" (process {pid} was killed)") };
+        let killed = kill(pid, Signal::KILL);
+        return if killed { format!(" (process {pid} was killed)") } else { " (its own lines in the log tell more)".to_owned() };
     }
     // One that hangs up has a moment to end by itself, so that its status can be told.
     let until = Instant::now() + Duration::from_millis(200);
@@ -270,6 +349,12 @@ fn ended(child: &mut Child, pid: u32) -> String {
     let _ = child.kill();
     let _ = child.wait();
     format!(" (process {pid} was killed)")
+}
+
+/// `false`: it is gone.
+fn kill(pid: u32, signal: Signal) -> bool {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default());
+    pid.is_some_and(|pid| rustix::process::kill_process(pid, signal).is_ok())
 }
 
 // === The new process ===
@@ -312,8 +397,8 @@ impl Takeover {
     }
 
     /// Tells that everything is prepared, and waits until the old process has stopped accepting.
-    pub fn ready(&self) -> io::Result<()> {
-        self.line.send(&FromNew::Ready { version: env!("CARGO_PKG_VERSION").to_owned() }, None)?;
+    pub fn ready(&self, left_out: Vec<String>) -> io::Result<()> {
+        self.line.send(&FromNew::Ready { version: env!("CARGO_PKG_VERSION").to_owned(), left_out }, None)?;
         match self.line.receive(OLD_PATIENCE)? {
             (FromOld::Yours, _) => Ok(()),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the old process says something else than expected")),

@@ -66,7 +66,7 @@ impl Control {
             Some((None, _)) => return Err(not_managed(name)),
             None => (one_table(users, table)?, Row::new()),
         };
-        if !crate::config::check::fits_into_a_path(name) {
+        if !crate::config::check::fits_into_a_path(name) || name.chars().any(char::is_control) {
             return Err(CommandError::Invalid(format!("`{name}` is no user: it must fit into one segment of a path")));
         }
         for (word, group) in placed {
@@ -129,6 +129,9 @@ impl Control {
             return Err(CommandError::Conflict(why));
         }
         let read = read_users(text, &snapshot.checked.groups).map_err(CommandError::Invalid)?;
+        if read.has_apps() {
+            return Err(CommandError::Invalid("`apps` are declared in users files: an import has `users` alone".to_owned()));
+        }
         let rows: Vec<(String, Row)> =
             read.rows().map(|(_, user, row)| (user.to_owned(), row.map(|(word, id)| (word.to_owned(), id)).collect())).collect();
         let elsewhere = rows.iter().find_map(|(user, _)| match snapshot.rules.users.row(user) {
@@ -175,7 +178,7 @@ pub fn shown(row: &[(String, String)]) -> String {
 }
 
 fn checked_word(word: &str) -> Result<String, CommandError> {
-    if word.is_empty() || word.contains(['\n', '\t', '/', '=']) {
+    if !crate::config::check::fits_into_a_path(word) || word.contains(|c: char| c.is_control() || c == '=') {
         return Err(CommandError::Invalid(format!("`{word}` is no app and no role")));
     }
     Ok(word.to_owned())

@@ -35,11 +35,11 @@ pub async fn follow(control: Arc<Control>) {
             (None, ..) => (in_force, last) = (None, None),
             (Some(now), None, _) => (in_force, last) = (read.or(Some(now)), Some(now)),
             (Some(now), Some(known), Some(before)) if now != known && now == before => {
-                in_force = Some(now);
                 let own = control.clone();
-                let reload = move || drop(own.reload(&Reload { by: "a change of the files".to_owned(), ..Reload::default() }));
-                if tokio::task::spawn_blocking(reload).await.is_err() {
-                    log::error!("the reload failed by a bug; the configuration in force stays");
+                let reload = move || own.reload(&Reload { by: "a change of the files".to_owned(), ..Reload::default() }).is_ok();
+                // One that could not even be tried, during an upgrade, is tried again with the next look.
+                if tokio::task::spawn_blocking(reload).await.unwrap_or(true) {
+                    in_force = Some(now);
                 }
             }
             (Some(now), ..) => last = Some(now),

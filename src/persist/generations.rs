@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use redb::{ReadableTable as _, TableDefinition};
+use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Store, or_empty};
@@ -94,62 +94,84 @@ fn files_of(manifest: &[u8]) -> Vec<([u8; 32], PathBuf)> {
     text.lines().filter_map(|line| line.split_once(' ')).filter_map(|(digest, path)| Some((unhex(digest)?, PathBuf::from(path)))).collect()
 }
 
-impl Store {
-    /// Keeps a configuration. One with the same digest as the last takes its place; the oldest ones are forgotten.
-    pub fn keep_generation(&self, generation: &Generation, files: &[(PathBuf, [u8; 32])], texts: &Texts) -> Result<(), Error> {
-        self.write(|transaction| {
-            let mut generations = transaction.open_table(GENERATIONS)?;
-            let mut manifests = transaction.open_table(MANIFESTS)?;
-            let mut kept = transaction.open_table(TEXTS)?;
-            let mut manifest = String::new();
-            for (path, digest) in files {
-                let Some(text) = texts.get(path) else { continue };
-                manifest.push_str(&format!("{} {}\n", hex(digest), path.display()));
-                if kept.get(digest)?.is_none() {
-                    kept.insert(digest, text.as_bytes())?;
-                }
-            }
-            let mut numbers: Vec<(u64, String)> = Vec::new();
-            for row in generations.iter()? {
-                let (number, value) = row?;
-                numbers.push((number.value(), json::<Generation>(value.value()).map(|old| old.digest).unwrap_or_default()));
-            }
-            generations.insert(generation.number, to_json(generation).as_slice())?;
-            manifests.insert(generation.number, manifest.as_bytes())?;
-            let same = numbers.last().filter(|(_, digest)| *digest == generation.digest).map(|(number, _)| *number);
-            let too_many = numbers.len().saturating_sub(usize::from(same.is_some())).saturating_sub(KEPT_GENERATIONS - 1);
-            let oldest = numbers.iter().take(too_many).map(|(number, _)| *number);
-            let gone: HashSet<u64> = oldest.chain(same).collect();
-            let mut unused: HashSet<[u8; 32]> = HashSet::new();
-            for number in &gone {
-                generations.remove(number)?;
-                if let Some(manifest) = manifests.remove(number)? {
-                    unused.extend(files_of(manifest.value()).into_iter().map(|(digest, _)| digest));
-                }
-            }
-            if unused.is_empty() {
-                return Ok(());
-            }
-            for row in manifests.iter()? {
-                for (digest, _) in files_of(row?.1.value()) {
-                    unused.remove(&digest);
-                }
-            }
-            let sites = transaction.open_table(super::sites::SITES)?;
-            for row in sites.iter()? {
-                if let Some(site) = json::<super::KeptSite>(row?.1.value())
-                    && let Some(digest) = unhex(&site.digest)
-                {
-                    unused.remove(&digest);
-                }
-            }
-            for digest in unused {
-                kept.remove(&digest)?;
-            }
-            Ok(())
-        })
+/// Keeps a configuration. One with the same digest as the last takes its place, the oldest ones are forgotten, but for those that
+/// somebody may still go back to.
+pub(super) fn keep(
+    transaction: &WriteTransaction,
+    generation: &Generation,
+    files: &[(PathBuf, [u8; 32])],
+    texts: &Texts,
+) -> Result<(), redb::Error> {
+    let marks = transaction.open_table(MARKS)?;
+    let former = marks.get("pending")?.and_then(|value| json::<Pending>(value.value())).map(|pending| pending.former);
+    drop(marks);
+    let mut generations = transaction.open_table(GENERATIONS)?;
+    let mut manifests = transaction.open_table(MANIFESTS)?;
+    let mut kept = transaction.open_table(TEXTS)?;
+    let mut manifest = String::new();
+    for (path, digest) in files {
+        let Some(text) = texts.get(path) else { continue };
+        manifest.push_str(&format!("{} {}\n", hex(digest), path.display()));
+        if kept.get(digest)?.is_none() {
+            kept.insert(digest, text.as_bytes())?;
+        }
     }
+    let mut numbers: Vec<(u64, String)> = Vec::new();
+    for row in generations.iter()? {
+        let (number, value) = row?;
+        numbers.push((number.value(), json::<Generation>(value.value()).map(|old| old.digest).unwrap_or_default()));
+    }
+    generations.insert(generation.number, to_json(generation).as_slice())?;
+    manifests.insert(generation.number, manifest.as_bytes())?;
+    let same = numbers.last().filter(|(number, digest)| *digest == generation.digest && Some(*number) != former).map(|(number, _)| *number);
+    numbers.retain(|(number, _)| Some(*number) != same && Some(*number) != former);
+    let too_many = (numbers.len() + usize::from(former.is_some())).saturating_sub(KEPT_GENERATIONS - 1);
+    let oldest = numbers.iter().take(too_many).map(|(number, _)| *number);
+    let gone: HashSet<u64> = oldest.chain(same).collect();
+    let mut unused: HashSet<[u8; 32]> = HashSet::new();
+    for number in &gone {
+        generations.remove(number)?;
+        if let Some(manifest) = manifests.remove(number)? {
+            unused.extend(files_of(manifest.value()).into_iter().map(|(digest, _)| digest));
+        }
+    }
+    if unused.is_empty() {
+        return Ok(());
+    }
+    for row in manifests.iter()? {
+        for (digest, _) in files_of(row?.1.value()) {
+            unused.remove(&digest);
+        }
+    }
+    let sites = transaction.open_table(super::sites::SITES)?;
+    for row in sites.iter()? {
+        if let Some(site) = json::<super::KeptSite>(row?.1.value())
+            && let Some(digest) = unhex(&site.digest)
+        {
+            unused.remove(&digest);
+        }
+    }
+    for digest in unused {
+        kept.remove(&digest)?;
+    }
+    Ok(())
+}
 
+/// Remembers which generation a rollback has put in force.
+pub(super) fn pin(transaction: &WriteTransaction, number: Option<u64>) -> Result<(), redb::Error> {
+    set_mark(transaction, "pinned", number.as_ref())
+}
+
+fn set_mark(transaction: &WriteTransaction, name: &str, value: Option<&impl Serialize>) -> Result<(), redb::Error> {
+    let mut marks = transaction.open_table(MARKS)?;
+    match value {
+        Some(value) => drop(marks.insert(name, to_json(value).as_slice())?),
+        None => drop(marks.remove(name)?),
+    }
+    Ok(())
+}
+
+impl Store {
     /// The configurations that are kept, oldest first.
     pub fn generations(&self) -> Result<Vec<Generation>, Error> {
         self.read(|transaction| {
@@ -194,34 +216,19 @@ impl Store {
         self.mark("pinned")
     }
 
-    pub fn pin(&self, number: Option<u64>) -> Result<(), Error> {
-        self.set_mark("pinned", number.as_ref())
-    }
-
     /// The configuration that waits for its confirmation.
     pub fn pending(&self) -> Result<Option<Pending>, Error> {
         self.mark("pending")
     }
 
     pub fn set_pending(&self, pending: Option<&Pending>) -> Result<(), Error> {
-        self.set_mark("pending", pending)
+        self.write(|transaction| set_mark(transaction, "pending", pending))
     }
 
     fn mark<T: for<'d> Deserialize<'d>>(&self, name: &str) -> Result<Option<T>, Error> {
         self.read(|transaction| {
             let Some(marks) = or_empty(transaction.open_table(MARKS))? else { return Ok(None) };
             Ok(marks.get(name)?.and_then(|value| json(value.value())))
-        })
-    }
-
-    fn set_mark(&self, name: &str, value: Option<&impl Serialize>) -> Result<(), Error> {
-        self.write(|transaction| {
-            let mut marks = transaction.open_table(MARKS)?;
-            match value {
-                Some(value) => drop(marks.insert(name, to_json(value).as_slice())?),
-                None => drop(marks.remove(name)?),
-            }
-            Ok(())
         })
     }
 }

@@ -8,6 +8,7 @@ mod operator;
 mod sites;
 mod users;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase as _, StorageError, WriteTransaction};
+
+use crate::config::files::Texts;
 
 pub use generations::{Generation, KEPT_GENERATIONS, Pending, digest_of, seconds};
 pub use operator::{BackendRecord, SwitchRecord};
@@ -41,6 +44,20 @@ pub enum Error {
     NoGeneration(u64),
 }
 
+/// What is kept of a configuration that is in force.
+pub struct Kept<'a> {
+    pub generation: &'a Generation,
+    /// Its files with the digests of their texts.
+    pub files: &'a [(PathBuf, [u8; 32])],
+    pub texts: &'a Texts,
+    /// Sites without errors.
+    pub good: HashMap<&'a Path, KeptSite>,
+    /// Sites whose kept versions go on being kept.
+    pub stay: &'a [PathBuf],
+    /// Managed tables that were never kept.
+    pub seeds: Vec<(&'a str, &'a [(String, StoredRow)])>,
+}
+
 /// The open state file. A process has it alone.
 pub struct Store {
     path: PathBuf,
@@ -65,6 +82,19 @@ impl Store {
         let store = Self { path, database: Mutex::new(None), handed_over: Mutex::new(false) };
         drop(store.database()?);
         Ok(store)
+    }
+
+    /// Keeps a configuration that is in force, with all that belongs to it, as one change.
+    pub fn keep_applied(&self, applied: &Kept<'_>) -> Result<(), Error> {
+        self.write(|transaction| {
+            generations::keep(transaction, applied.generation, applied.files, applied.texts)?;
+            sites::keep(transaction, &applied.good, |path| applied.stay.iter().any(|stays| stays == path))?;
+            generations::pin(transaction, applied.generation.rolled_back_to.map(|_| applied.generation.number))?;
+            for (table, rows) in &applied.seeds {
+                users::keep_table(transaction, table, rows.iter().map(|(user, row)| (user.as_str(), row.clone())))?;
+            }
+            Ok(())
+        })
     }
 
     pub fn path(&self) -> &Path {

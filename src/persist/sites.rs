@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{ReadableTable as _, TableDefinition};
+use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::generations::{hex, unhex};
@@ -48,24 +48,28 @@ impl Store {
             None => Ok(None),
         }
     }
+}
 
-    /// Keeps these sites and forgets all others but those in `stay`. Their texts are those of a kept generation.
-    pub fn keep_sites(&self, good: &HashMap<&Path, KeptSite>, stay: impl Fn(&Path) -> bool) -> Result<(), Error> {
-        let old = self.sites()?;
-        let gone: Vec<&PathBuf> = old.keys().filter(|path| !good.contains_key(path.as_path()) && !stay(path)).collect();
-        let new: Vec<_> = good.iter().filter(|(path, site)| old.get(**path) != Some(site)).collect();
-        if gone.is_empty() && new.is_empty() {
-            return Ok(());
-        }
-        self.write(|transaction| {
-            let mut table = transaction.open_table(SITES)?;
-            for path in &gone {
-                table.remove(path.to_string_lossy().as_ref())?;
-            }
-            for (path, site) in &new {
-                table.insert(path.to_string_lossy().as_ref(), serde_json::to_vec(site).unwrap_or_default().as_slice())?;
-            }
-            Ok(())
-        })
+/// Keeps these sites and forgets all others but those in `stay`. Their texts are those of a kept generation.
+pub(super) fn keep(
+    transaction: &WriteTransaction,
+    good: &HashMap<&Path, KeptSite>,
+    stay: impl Fn(&Path) -> bool,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(SITES)?;
+    let mut old: HashMap<String, KeptSite> = HashMap::new();
+    for row in table.iter()? {
+        let (path, site) = row?;
+        old.extend(serde_json::from_slice(site.value()).ok().map(|site| (path.value().to_owned(), site)));
     }
+    for path in old.keys().filter(|path| !good.contains_key(Path::new(path)) && !stay(Path::new(path))) {
+        table.remove(path.as_str())?;
+    }
+    for (path, site) in good {
+        let path = path.to_string_lossy();
+        if old.get(path.as_ref()) != Some(site) {
+            table.insert(path.as_ref(), serde_json::to_vec(site).unwrap_or_default().as_slice())?;
+        }
+    }
+    Ok(())
 }

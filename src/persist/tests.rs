@@ -13,6 +13,10 @@ fn texts(of: &[(&str, &str)]) -> (Vec<(PathBuf, [u8; 32])>, Texts) {
 }
 
 fn keep(store: &Store, number: u64, of: &[(&str, &str)]) {
+    keep_with(store, number, of, &HashMap::new(), &[]);
+}
+
+fn keep_with(store: &Store, number: u64, of: &[(&str, &str)], good: &HashMap<&Path, KeptSite>, stay: &[PathBuf]) {
     let (files, texts) = texts(of);
     let generation = Generation {
         number,
@@ -24,7 +28,8 @@ fn keep(store: &Store, number: u64, of: &[(&str, &str)]) {
         broken_sites: Vec::new(),
         changes: Vec::new(),
     };
-    store.keep_generation(&generation, &files, &texts).unwrap();
+    let kept = Kept { generation: &generation, files: &files, texts: &texts, good: HashMap::new(), stay: &[], seeds: Vec::new() };
+    store.keep_applied(&Kept { good: good.clone(), stay, ..kept }).unwrap();
 }
 
 #[test]
@@ -48,19 +53,35 @@ fn configurations_are_kept_with_their_files_and_forgotten_in_turn() {
 }
 
 #[test]
+fn the_way_back_that_somebody_was_promised_stays() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    keep(&store, 1, &[("main", "good")]);
+    store.set_pending(Some(&Pending { former: 1, until: 5 })).unwrap();
+    keep(&store, 2, &[("main", "good")]);
+    assert_eq!(&*store.texts_of(1).unwrap()[Path::new("main")], "good", "the same again does not take its place");
+    for number in 3..30 {
+        keep(&store, number, &[("main", &format!("try {number}"))]);
+    }
+    assert_eq!(&*store.texts_of(1).unwrap()[Path::new("main")], "good", "nor do many");
+    assert_eq!(store.generations().unwrap().len(), KEPT_GENERATIONS);
+    store.set_pending(None).unwrap();
+    keep(&store, 30, &[("main", "last")]);
+    assert!(store.texts_of(1).is_err());
+}
+
+#[test]
 fn sites_keep_their_text_while_they_are_kept() {
     let directory = tempfile::TempDir::new().unwrap();
     let store = Store::open(directory.path()).unwrap();
-    keep(&store, 1, &[("a.yaml", "good")]);
     let site = KeptSite::new("a", &crate::config::digest_of("good"));
-    store.keep_sites(&HashMap::from([(Path::new("a.yaml"), site.clone())]), |_| false).unwrap();
+    keep_with(&store, 1, &[("a.yaml", "good")], &HashMap::from([(Path::new("a.yaml"), site.clone())]), &[]);
     for number in 2..30 {
-        keep(&store, number, &[("a.yaml", &format!("broken {number}"))]);
-        store.keep_sites(&HashMap::new(), |path| path == Path::new("a.yaml")).unwrap();
+        keep_with(&store, number, &[("a.yaml", &format!("broken {number}"))], &HashMap::new(), &[PathBuf::from("a.yaml")]);
     }
     assert_eq!(store.sites().unwrap()[Path::new("a.yaml")], site);
     assert_eq!(store.site_text(&site).unwrap().as_deref(), Some("good"));
-    store.keep_sites(&HashMap::new(), |_| false).unwrap();
+    keep(&store, 30, &[("b.yaml", "b")]);
     assert!(store.sites().unwrap().is_empty());
 }
 

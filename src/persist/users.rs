@@ -1,6 +1,6 @@
 //! Managed users tables: each row with the names of its groups.
 
-use redb::{ReadableTable as _, TableDefinition};
+use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 
 use super::{Error, Store, or_empty};
 
@@ -81,19 +81,25 @@ impl Store {
 
     /// Keeps a whole table instead of what it was; gives its new version.
     pub fn keep_table<'a>(&self, table: &str, new: impl Iterator<Item = (&'a str, StoredRow)>) -> Result<u64, Error> {
-        let mut new: Vec<(&str, StoredRow)> = new.collect();
-        // Rows in order make the fewest pages.
-        new.sort_by(|a, b| a.0.cmp(b.0));
-        self.write(|transaction| {
-            let mut rows = transaction.open_table(ROWS)?;
-            rows.retain(|(own, _), _| own != table)?;
-            for (user, row) in &new {
-                rows.insert((table, *user), written(row).as_str())?;
-            }
-            let mut tables = transaction.open_table(TABLES)?;
-            let version = tables.get(table)?.map_or(0, |version| version.value()) + 1;
-            tables.insert(table, version)?;
-            Ok(version)
-        })
+        self.write(|transaction| keep_table(transaction, table, new))
     }
+}
+
+pub(super) fn keep_table<'a>(
+    transaction: &WriteTransaction,
+    table: &str,
+    new: impl Iterator<Item = (&'a str, StoredRow)>,
+) -> Result<u64, redb::Error> {
+    let mut new: Vec<(&str, StoredRow)> = new.collect();
+    // Rows in order make the fewest pages.
+    new.sort_by(|a, b| a.0.cmp(b.0));
+    let mut rows = transaction.open_table(ROWS)?;
+    rows.retain(|(own, _), _| own != table)?;
+    for (user, row) in &new {
+        rows.insert((table, *user), written(row).as_str())?;
+    }
+    let mut tables = transaction.open_table(TABLES)?;
+    let version = tables.get(table)?.map_or(0, |version| version.value()) + 1;
+    tables.insert(table, version)?;
+    Ok(version)
 }

@@ -107,11 +107,30 @@ pub(super) async fn accept(
     gate: Arc<Gate<Filters>>,
 ) {
     let _held = gate.shared.drain.hold();
-    accept_all(&socket, live, accepting.clone(), &gate).await;
-    if *accepting.borrow() == Accepting::Closing {
+    accept_all(&socket, live.clone(), accepting.clone(), &gate).await;
+    if *accepting.borrow() == Accepting::Closing
+        && let Ok(socket) = socket.into_std()
+    {
+        // Whoever has a connection already, as far as the kernel is concerned, is served, beyond the limit too.
+        while let Ok((tcp, peer)) = socket.accept() {
+            if tcp.set_nonblocking(true).is_ok()
+                && let Ok(tcp) = TcpStream::from_std(tcp)
+            {
+                serve(tcp, peer, &live, &gate);
+            }
+        }
         // A process that drains since an upgrade may hold it too: nobody is to wait in its queue.
         let _ = SockRef::from(&socket).shutdown(std::net::Shutdown::Both);
     }
+}
+
+fn serve(tcp: TcpStream, peer: SocketAddr, live: &Arc<Live>, gate: &Arc<Gate<Filters>>) {
+    let (listener, finish, gate) = (live.settings.load_full(), live.finish.subscribe(), gate.clone());
+    let (place, connected) = (live.take(), gate.shared.drain.connected());
+    tokio::spawn(async move {
+        let _held = (place, connected);
+        connection(tcp, peer, listener, finish, gate).await;
+    });
 }
 
 async fn accept_all(
@@ -143,14 +162,7 @@ async fn accept_all(
             _ = accepting.wait_for(|accepting| *accepting != Accepting::On) => return,
         };
         match accepted {
-            Ok((tcp, peer)) => {
-                let (listener, finish, gate) = (live.settings.load_full(), live.finish.subscribe(), gate.clone());
-                let (place, connected) = (live.take(), gate.shared.drain.connected());
-                tokio::spawn(async move {
-                    let _held = (place, connected);
-                    connection(tcp, peer, listener, finish, gate).await;
-                });
-            }
+            Ok((tcp, peer)) => serve(tcp, peer, &live, gate),
             Err(error) if is_about_one(&error) => {}
             Err(error) => {
                 log::error!("{}: cannot accept: {error}", live.settings.load().address);

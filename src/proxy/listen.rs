@@ -210,6 +210,9 @@ impl Listeners {
             let _ = SockRef::from(socket.as_ref()).shutdown(std::net::Shutdown::Both);
         }
         for open in self.lock().iter_mut() {
+            if *open.accepting.borrow() == Accepting::On && open.task.as_ref().is_some_and(|task| !task.is_finished()) {
+                continue;
+            }
             // The process that took over may have ended it, before it died.
             let _ = SockRef::from(open.socket.as_ref()).listen(BACKLOG);
             open.live.finish.send_replace(false);
@@ -232,9 +235,14 @@ impl Listeners {
         }
     }
 
-    /// Tells all connections to finish; accepting ends once nobody waits in the kernel's queues, unless it is paused.
-    pub fn finish(&self) {
-        for open in self.lock().iter() {
+    /// Tells all connections to finish; accepting ends once nobody waits in the kernel's queues, unless it is paused. Nothing is
+    /// done where that is not `wanted` any more: a process that serves again must not be told to finish.
+    pub fn finish(&self, wanted: impl FnOnce() -> bool) {
+        let open = self.lock();
+        if !wanted() {
+            return;
+        }
+        for open in open.iter() {
             open.live.finish.send_replace(true);
             open.accepting.send_if_modified(|accepting| {
                 let on = *accepting == Accepting::On;
@@ -243,6 +251,14 @@ impl Listeners {
                 }
                 on
             });
+        }
+    }
+
+    /// Whether the runtime of the connections is at work.
+    pub async fn is_alive(&self, patience: Duration) -> bool {
+        match self.runtime.get() {
+            Some(runtime) => tokio::time::timeout(patience, runtime.spawn(async {})).await.is_ok(),
+            None => true,
         }
     }
 

@@ -119,6 +119,11 @@ impl UserTable {
         true
     }
 
+    /// Whether it says which apps are placed by which role.
+    pub fn has_apps(&self) -> bool {
+        self.roles.iter().any(Option::is_some)
+    }
+
     /// A table with the same words and no users.
     fn like(&self) -> Self {
         Self {

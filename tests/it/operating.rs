@@ -83,6 +83,20 @@ fn blue_and_green_are_switched_while_running() {
     assert!(proxy.ok(&["status"]).contains("shop: green (by root"));
     let proxy = proxy.crash_and_restart();
     assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "green");
+    // While the file is broken, or gone, it stays as it was.
+    for broken in ["domains: [shop.test\n", ""] {
+        match broken {
+            "" => std::fs::remove_file(proxy.directory.path().join("sites.d/shop.yaml")).unwrap(),
+            text => proxy.write("sites.d/shop.yaml", text),
+        }
+        assert_eq!(proxy.cli(&["reload"]).code, Some(3));
+        proxy.ok(&["upgrade"]);
+        assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "green", "{broken}");
+        assert!(proxy.cli(&["status"]).text.contains("shop: green (by root"));
+        proxy.write("sites.d/shop.yaml", &site("blue"));
+        proxy.ok(&["reload"]);
+        assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "green");
+    }
     // The file says something else than when it was switched: it counts again.
     proxy.write("sites.d/shop.yaml", &site("green").replace("tests: [{ get: /own/, group: b }]\n", ""));
     proxy.reload();

@@ -165,7 +165,18 @@ fn a_new_process_that_fails_changes_nothing() {
         let said = proxy.cli(&["upgrade", "--binary", binary]);
         assert!(said.code == Some(1) && said.text.contains(says), "{}", said.text);
     }
-    // The real program, with files that it refuses.
+    // The real program, which could not serve a site as well as this one does.
+    let kept = std::fs::read_to_string(proxy.directory.path().join("sites.d/shop.yaml")).unwrap();
+    let ca = Ca::new();
+    ca.issue(proxy.directory.path(), "shop", &["shop.test"]);
+    proxy.write("sites.d/shop.yaml", &format!("{kept}tls: {{ cert: ../shop.pem, key: ../shop.key }}\n"));
+    proxy.ok(&["reload"]);
+    std::fs::remove_file(proxy.directory.path().join("shop.key")).unwrap();
+    let said = proxy.cli(&["upgrade"]);
+    assert!(said.code == Some(1) && said.text.contains("would answer with 503 for sites that are served now: shop"), "{}", said.text);
+    proxy.write("sites.d/shop.yaml", &kept);
+    proxy.ok(&["reload"]);
+    // And with files that it refuses.
     proxy.write("main.yaml", "listeners: 5\n");
     let said = proxy.cli(&["upgrade", "--socket", "admin.sock"]);
     assert!(said.code == Some(1) && said.text.contains("the new process says: the configuration has errors"), "{}", said.text);
@@ -212,6 +223,29 @@ fn the_old_process_serves_again_when_the_new_one_dies_soon() {
         std::thread::park_timeout(std::time::Duration::from_millis(2));
     }
     assert_eq!(proxy.count_events("this one serves again"), 1, "{}", proxy.events());
+}
+
+/// A service manager cuts what is left when the main process has ended.
+#[test]
+fn a_stop_waits_for_the_process_before_this_one() {
+    let (mut proxy, _origin) = start("drain_timeout: 1500ms\n");
+    let mut socket = Client::plain(proxy.address());
+    socket.send(WEBSOCKET);
+    assert!(socket.head().starts_with("HTTP/1.1 101 "));
+    proxy.ok(&["upgrade"]);
+    let new = proxy.pid();
+    proxy.ok(&["stop"]);
+    assert_eq!(socket.exactly(4), [0x88, 0x02, 0x03, 0xE9], "the old process has its time");
+    let lives = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(lives(new), "and the new one waits for it");
+    assert_eq!(proxy.wait_exit(), Some(0));
+    for _ in 0..1000 {
+        if !lives(new) {
+            return;
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+    panic!("the new process does not end");
 }
 
 #[test]

@@ -85,7 +85,20 @@ fn what_nobody_confirms_goes_away_again() {
     assert!(proxy.ok(&["confirm"]).contains("is confirmed"));
     assert!(!proxy.ok(&["status"]).contains("unconfirmed"));
     assert_eq!(proxy.cli(&["confirm"]).code, Some(2), "nothing waits any more");
-    assert_eq!(asked(&proxy), "B");
+    // The way back stays, whatever is reloaded meanwhile, and a rollback that is refused does not take it away.
+    proxy.write("sites.d/s.yaml", &site("s.test", &a));
+    proxy.ok(&["reload"]);
+    proxy.ok(&["reload", "--confirm", "1h"]);
+    let former = proxy.status()["config"]["pending"]["former"].clone();
+    for n in 0..15 {
+        proxy.write("sites.d/s.yaml", &format!("{}# {n}\n", site("s.test", &b)));
+        proxy.ok(&["reload"]);
+    }
+    assert_eq!(proxy.cli(&["config", "rollback", "9999"]).code, Some(1));
+    assert_eq!(proxy.status()["config"]["pending"]["former"], former);
+    proxy.ok(&["reload", "--confirm", "1s"]);
+    proxy.wait_event(&format!("rolled back to generation {former}"));
+    assert_eq!(asked(&proxy), "A");
 }
 
 #[test]

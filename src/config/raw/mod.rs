@@ -112,7 +112,7 @@ pub(crate) struct Admin {
     /// The unix socket that `portcullis reload`, `status` and others use, or `off`. Its mode is 0660. Default
     /// `/run/portcullis/admin.sock`.
     pub(crate) socket: Option<String>,
-    /// The OS group whose members may use the socket, beside root and the user of the process.
+    /// The OS group whose members may use the socket, beside root and the user of the process, who must be root or a member too.
     /// Default: the group of the process.
     pub(crate) group: Option<String>,
     /// An address that answers `/livez`, `/readyz` and `/metrics`, and nothing else, to everybody who reaches it. Default: none.

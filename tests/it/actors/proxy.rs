@@ -148,6 +148,8 @@ impl Proxy {
     /// The same, with something between the end and the new start.
     pub fn crash_and_restart_after(mut self, between: impl FnOnce()) -> Self {
         self.signal(Signal::SIGKILL);
+        // After an upgrade the process before may still be there, and would serve again.
+        let _ = self.child.kill();
         let _ = self.child.wait();
         between();
         let directory = std::mem::replace(&mut self.directory, TempDir::new().unwrap());
