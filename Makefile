@@ -11,7 +11,7 @@ APP_PACKAGES = nginx-light php-fpm php-cli php-mysql phpmyadmin dokuwiki mariadb
 PEER_PACKAGES = nginx-light haproxy apache2-utils nghttp2-client python3 python3-grpcio python3-websockets
 BENCH_PACKAGES = nginx-light nghttp2-client valgrind
 
-HOST_PACKAGES = keepalived iproute2 nftables buildah debootstrap systemd python3 python3-h2 python3-websockets openssl curl
+HOST_PACKAGES = keepalived iproute2 nftables buildah debootstrap systemd python3 openssl curl
 
 .PHONY: run build test test-apps test-host test-peers soak lint bench bench-nginx bench-scale clean
 

@@ -87,7 +87,7 @@ fn bind_socket(path: &Path, group: Option<&str>, takes_over: bool) -> io::Result
     };
     match fs::symlink_metadata(path) {
         Ok(meta) if !std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) => {
-            return Err(io::Error::other("is something else than a socket"));
+            return Err(io::Error::other("is something else than a socket: remove it, or set another `admin: { socket: … }`"));
         }
         // A socket that nobody answers on was left behind by a process that was killed.
         Ok(_) if !takes_over && UnixStream::connect(path).is_ok() => {
@@ -96,7 +96,8 @@ fn bind_socket(path: &Path, group: Option<&str>, takes_over: bool) -> io::Result
         Ok(_) | Err(_) => {}
     }
     // Published by a rename, so that there is always a socket that answers, and never one with too wide a mode.
-    let aside = path.with_extension(format!("new-{}", std::process::id()));
+    // Short: the path of a socket has few bytes.
+    let aside = path.with_file_name(format!(".{}", std::process::id()));
     let _ = fs::remove_file(&aside);
     let listener = UnixListener::bind(&aside)?;
     let finish = || {
