@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use async_trait::async_trait;
-use nix::sys::signal::{SigSet, Signal as NixSignal};
 use pingora::connectors::TransportConnector;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
@@ -25,8 +24,8 @@ use crate::lifecycle::pid_file::PidFile;
 use crate::lifecycle::readiness::{Readiness, Stage};
 use crate::lifecycle::reload::{Seed, explain_unbound, keep, say, seeds_of, versions_of};
 use crate::lifecycle::sticky_key::{self, StickyKey};
-use crate::lifecycle::stop::Stop;
-use crate::lifecycle::supervisor::Supervisor;
+use crate::lifecycle::stop::{Stop, signals_handled_later};
+use crate::lifecycle::supervisor::{OnReady, Supervisor};
 use crate::lifecycle::upgrade::{Started, Takeover, Upgrades};
 use crate::observe::access_log::AccessLogger;
 use crate::persist::{self, Store, digest_of};
@@ -58,9 +57,6 @@ pub enum Failure {
     Start(String),
 }
 
-/// Called once connections are accepted, with the addresses.
-pub type OnReady = Box<dyn FnOnce(&[std::net::SocketAddr]) + Send + Sync>;
-
 /// How to run.
 pub struct Options {
     pub config: PathBuf,
@@ -72,7 +68,7 @@ pub struct Options {
 /// Runs the proxy until it is told to stop. A configuration that is refused has been reported on standard error.
 pub fn run(options: Options) -> Result<(), Failure> {
     // A reload that is asked for too early waits for whoever handles it, instead of ending the process.
-    if let Err(error) = handled_later().thread_block() {
+    if let Err(error) = signals_handled_later().thread_block() {
         log::warn!("signals that come during the start may end it: {error}");
     }
     let takeover = Takeover::from_environment().map_err(|error| Failure::Start(format!("nothing can be taken over: {error}")))?;
@@ -172,8 +168,7 @@ fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, 
 
     let (health, starts) = HealthChecks::new();
     let seeds = seeds_of(&config, &assembled.seeded);
-    let last = store.as_ref().and_then(|store| store.generations().ok()?.last().map(|last| last.number));
-    let generation = last.unwrap_or(0) + 1;
+    let generation = store.as_ref().map_or(0, |store| store.last_number()) + 1;
     let standing = |group: &str, backend: &str| spoken.standing(group, backend);
     let secret = sticky_key.in_force();
     let snapshot = compile(config, &Carry { generation, health: &health, tls: &tls, secret: &secret, standing: &standing });
@@ -267,8 +262,7 @@ fn first_applied(
         is_kept: false,
         refused: None,
     };
-    let sites = snapshot.rules.sites.iter().filter(|site| !site.config.routes.is_empty()).count();
-    let is_kept = store.is_some_and(|store| keep(store, &applied.record(sites, Vec::new()), &versions, seeds));
+    let is_kept = store.is_some_and(|store| keep(store, &applied.record(snapshot.good_sites(), Vec::new()), &versions, seeds));
     Applied { is_kept, ..applied }
 }
 
@@ -332,6 +326,7 @@ fn load(path: &Path, strict: bool, inheritance: Option<&Inheritance>) -> Result<
     if let Some((number, texts)) = kept {
         let mut assembled = assemble(&sources(Some(texts)));
         if let Some(config) = assembled.config.take() {
+            assembled.tell();
             log::warn!("generation {number}, a rollback, is in force: the files count again with `portcullis reload`");
             // A rollback to a rollback goes back to where that one went.
             let records = store.as_ref().and_then(|store| store.generations().ok()).unwrap_or_default();
@@ -344,10 +339,7 @@ fn load(path: &Path, strict: bool, inheritance: Option<&Inheritance>) -> Result<
     let mut assembled = complete(&sources(None), loaded, files);
     let config = assembled.config.take().filter(|_| !strict || assembled.broken.is_empty());
     let Some(config) = config else { return Err(refused(&assembled.report)) };
-    say(&assembled.report);
-    for broken in &assembled.broken {
-        log::error!("{}", broken.tell());
-    }
+    assembled.tell();
     if inheritance.is_some() {
         log::info!("the configuration is good; taking over");
     }
@@ -383,18 +375,6 @@ fn open_store(config: &Config, inheritance: Option<&Inheritance>) -> Result<Opti
 }
 
 // === The system ===
-
-/// Signals whose default would end the process.
-fn handled_later() -> SigSet {
-    [NixSignal::SIGHUP, NixSignal::SIGUSR1, NixSignal::SIGUSR2].into_iter().collect()
-}
-
-/// From here on they are delivered.
-pub fn handle_signals_now() {
-    if let Err(error) = handled_later().thread_unblock() {
-        log::error!("signals cannot be received: {error}");
-    }
-}
 
 /// Each connection takes a file descriptor, most two: the soft limit of 1024 is for programs that use `select`.
 fn raise_file_limit() {

@@ -31,7 +31,7 @@ pub fn status(control: &Control, stage: Stage, started: Instant) -> Value {
     });
     let refused = applied.refused.as_ref().map(|(time, why)| json!({ "time": seconds(*time), "why": why }));
     let pending = control.pending().map(|pending| json!({ "former": pending.former, "until": pending.until }));
-    let sites = snapshot.rules.sites.iter().filter(|site| !site.config.routes.is_empty()).count();
+    let sites = snapshot.good_sites();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),

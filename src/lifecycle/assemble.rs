@@ -41,6 +41,16 @@ pub struct Assembled {
     pub seeded: Vec<String>,
 }
 
+impl Assembled {
+    /// Says what is wrong with the files, and what becomes of the sites that it concerns.
+    pub fn tell(&self) {
+        super::reload::say(&self.report);
+        for broken in &self.broken {
+            log::error!("{}", broken.tell());
+        }
+    }
+}
+
 /// A site whose file has errors, or is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenSite {

@@ -184,10 +184,7 @@ impl Control {
             Err(assembled) => return self.refuse(asked, *assembled),
         };
         let Prepared { config, assembled, listeners, log } = prepared;
-        say(&assembled.report);
-        for broken in &assembled.broken {
-            log::error!("{}", broken.tell());
-        }
+        assembled.tell();
         let (needs_upgrade, needs_restart) = self.fixed.differences(&Fixed::of(&config));
         for (keys, way) in [(&needs_upgrade, "an upgrade"), (&needs_restart, "a restart")] {
             if !keys.is_empty() {
@@ -201,9 +198,9 @@ impl Control {
         self.forget_switches(changing, &assembled.unswitched);
         self.sticky_key.apply(&config);
         // Another process may have counted on meanwhile, if this one serves again after it.
-        let last = self.store().and_then(|store| store.generations().ok()?.last().map(|last| last.number)).unwrap_or(0);
+        let last = self.store().map_or(0, Store::last_number);
         let snapshot = self.compile(config, old.generation.max(last) + 1);
-        let sites = snapshot.rules.sites.iter().filter(|site| !site.config.routes.is_empty()).count();
+        let sites = snapshot.good_sites();
         let versions = versions_of(&snapshot.checked.sites, &assembled, self.store());
         let applied = Applied {
             generation: snapshot.generation,

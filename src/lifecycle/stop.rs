@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal as NixSignal};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
@@ -128,6 +129,11 @@ async fn turns(watched: &mut watch::Receiver<bool>, to: bool) {
         // Nobody is left who could change it.
         std::future::pending().await
     }
+}
+
+/// Signals whose default would end the process: they wait during the start.
+pub fn signals_handled_later() -> SigSet {
+    [NixSignal::SIGHUP, NixSignal::SIGUSR1, NixSignal::SIGUSR2].into_iter().collect()
 }
 
 /// A stream of signals of one kind.

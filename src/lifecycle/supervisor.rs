@@ -11,11 +11,10 @@ use super::control::{CommandError, Control};
 use super::pid_file::PidFile;
 use super::readiness::{Readiness, Stage};
 use super::reload::Reload;
-use super::stop::listen_to;
+use super::stop::{listen_to, signals_handled_later};
 use super::upgrade::{Takeover, Upgrades};
 use super::{notify, watch as files};
 use crate::admin;
-use crate::app::{OnReady, handle_signals_now};
 use crate::config::Admin;
 use crate::health::{self, Starts};
 use crate::persist::seconds;
@@ -30,6 +29,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const AGAIN: Duration = Duration::from_secs(1);
 
 const AGAIN_LATER: Duration = Duration::from_secs(15);
+
+/// Called once connections are accepted, with the addresses.
+pub type OnReady = Box<dyn FnOnce(&[std::net::SocketAddr]) + Send + Sync>;
 
 pub struct Supervisor {
     pub starts: Option<Starts>,
@@ -62,7 +64,9 @@ impl Supervisor {
             std::process::exit(1);
         }
         // The handlers are in place: what has come meanwhile is delivered now.
-        handle_signals_now();
+        if let Err(error) = signals_handled_later().thread_unblock() {
+            log::error!("signals cannot be received: {error}");
+        }
         ready();
         tokio::spawn(follow_certificates(self.control.clone()));
         tokio::spawn(resolve::keep_resolved(self.control.clone()));

@@ -185,6 +185,11 @@ impl Store {
         })
     }
 
+    /// The number of the last one; 0 where there is none, or none can be read.
+    pub fn last_number(&self) -> u64 {
+        self.generations().ok().and_then(|kept| kept.last().map(|last| last.number)).unwrap_or(0)
+    }
+
     /// The files of a configuration.
     pub fn texts_of(&self, number: u64) -> Result<Texts, Error> {
         let found = self.read(|transaction| {

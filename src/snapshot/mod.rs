@@ -98,6 +98,11 @@ impl Snapshot {
         self.rules.site(site)
     }
 
+    /// How many sites answer with more than 503.
+    pub fn good_sites(&self) -> usize {
+        self.rules.sites.iter().filter(|site| !site.config.routes.is_empty()).count()
+    }
+
     pub fn route(&self, site: u32, route: u32) -> Option<&Route> {
         self.site(site)?.config.routes.get(route as usize)
     }

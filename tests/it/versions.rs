@@ -289,3 +289,19 @@ fn half_written_and_looping_files_change_nothing() {
     proxy.signal(Signal::SIGHUP);
     assert_eq!(proxy.status()["state"], "ready");
 }
+
+#[test]
+fn a_start_after_a_rollback_tells_of_sites_that_it_cannot_serve() {
+    let origin = Origin::named("ok");
+    let directory = tempfile::TempDir::new().unwrap();
+    crate::actors::Ca::new().issue(directory.path(), "t", &["t.test"]);
+    let secure = format!("{}tls: {{ cert: ../t.pem, key: ../t.key }}\n", site("t.test", &origin));
+    let proxy = Proxy::start_in(directory, &[("main.yaml", PLAIN), ("sites.d/t.yaml", &secure)]);
+    proxy.write("sites.d/s.yaml", &site("s.test", &origin));
+    proxy.ok(&["reload"]);
+    proxy.ok(&["config", "rollback"]);
+    std::fs::remove_file(proxy.directory.path().join("t.key")).unwrap();
+    let proxy = proxy.crash_and_restart();
+    assert!(proxy.events().contains("a rollback, is in force"), "{}", proxy.events());
+    assert!(proxy.events().contains("site t is left out because of its errors"), "{}", proxy.events());
+}
