@@ -92,8 +92,8 @@ def memory(pid):
 
 
 def cpu(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of CPU that a process has used, by its CPU clock: /proc tells hundredths only."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def reload_time(process, port, folder):
@@ -174,22 +174,28 @@ try:
                 process.wait()
             else:
                 running[name] = process, port
-        requests = {
-            "one site": [("d0.example.com", "/api/x")] * 4000,
-            "sites": [(f"d{n * 7919 % SITES}.example.com", "/api/x") for n in range(4000)],
-            "users": [("panel.test", f"/user{n * 7919 % USERS}/phpmyadmin/x") for n in range(4000)],
+        rounds = {
+            "one site": ("one site", [("d0.example.com", "/api/x")] * 4000),
+            "one of the sites": ("sites", [("d7919.example.com", "/api/x")] * 4000),
+            "each another site": ("sites", [(f"d{n * 7919 % SITES}.example.com", "/api/x") for n in range(4000)]),
+            "each another user": ("users", [("panel.test", f"/user{n * 7919 % USERS}/phpmyadmin/x") for n in range(4000)]),
         }
-        costs = {name: [] for name in requests}
+        costs = {name: [] for name in rounds}
         for _ in range(5):
-            for name, (process, port) in running.items():
-                load(port, requests[name][:200])
+            for name, (of, requests) in rounds.items():
+                process, port = running[of]
+                load(port, requests[:200])
                 before = cpu(process.pid)
-                load(port, requests[name])
-                costs[name].append((cpu(process.pid) - before) / len(requests[name]) * 1e6)
+                load(port, requests)
+                costs[name].append((cpu(process.pid) - before) / len(requests) * 1e6)
+        # The cheapest round of each: what else the machine does only adds.
         for name, microseconds in costs.items():
-            print(f"{name:14} {sorted(microseconds)[2]:6.1f} µs of CPU a request (median of {', '.join(f'{cost:.1f}' for cost in microseconds)})")
-        if sorted(costs["sites"])[2] > 1.5 * sorted(costs["one site"])[2]:
-            failed.append("a request notices how many sites there are")
+            print(f"{name:18} {min(microseconds):6.1f} µs of CPU a request (least of {', '.join(f'{cost:.1f}' for cost in microseconds)})")
+        # A site not asked for in a while is not in the processor's caches either, which is all that another one each time may cost;
+        # a search through them would cost a hundred times as much.
+        for name, bound in {"one of the sites": 1.5, "each another site": 2.5, "each another user": 2.5}.items():
+            if min(costs[name]) > bound * min(costs["one site"]):
+                failed.append(f"{name}: more than {bound} times what a request costs with one site")
 finally:
     for process in [*STARTED, NGINX]:
         process.terminate()
