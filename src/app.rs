@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use pingora::connectors::TransportConnector;
@@ -14,39 +14,36 @@ use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use tokio::sync::{Notify, watch};
 
 use crate::admin;
-use crate::config::{self, Config, LogTarget};
+use crate::config::{Config, LogTarget};
 use crate::health::HealthChecks;
-use crate::lifecycle::assemble::{Assembled, Sources, assemble, complete};
-use crate::lifecycle::control::{Applied, Control, Fixed, Parts, Settings, Spoken, h2_idle};
+use crate::lifecycle::begin::{self, Beginning, Begun};
+use crate::lifecycle::control::{Control, Fixed, Parts, Settings, h2_idle};
 use crate::lifecycle::drain::Drain;
 use crate::lifecycle::handover::Inheritance;
 use crate::lifecycle::pid_file::PidFile;
 use crate::lifecycle::readiness::{Readiness, Stage};
-use crate::lifecycle::reload::{Seed, explain_unbound, keep, say, seeds_of, versions_of};
+use crate::lifecycle::reload::explain_unbound;
 use crate::lifecycle::sticky_key::{self, StickyKey};
 use crate::lifecycle::stop::{Stop, signals_handled_later};
 use crate::lifecycle::supervisor::{OnReady, Supervisor};
 use crate::lifecycle::upgrade::{Started, Takeover, Upgrades};
 use crate::observe::access_log::AccessLogger;
-use crate::persist::{self, Store, digest_of};
+use crate::persist::Store;
 use crate::proxy::listen::{AcceptService, Bound, Key, Listeners, bind_all};
 use crate::proxy::{RequestIds, Shared};
 use crate::snapshot::current::Current;
-use crate::snapshot::{Carry, Snapshot, compile};
 use crate::tls;
 use crate::tls::tickets::Tickets;
 
 /// Why the process does not run (any more).
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    #[error("the configuration has errors")]
-    Config,
+    #[error(transparent)]
+    Begin(#[from] begin::Error),
     #[error("{0}")]
     Listen(String),
     #[error("{}: {why}", path.display())]
     State { path: PathBuf, why: String },
-    #[error("{0}")]
-    Store(persist::Error),
     #[error("{what}: {why}")]
     Admin { what: String, why: String },
     #[error("cannot become the user `{user}`: {why}")]
@@ -155,24 +152,20 @@ fn open(config: &Config, store: Option<&Store>, inheritance: Option<Inheritance>
 fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, Failure> {
     let started = Instant::now();
     let path = std::path::absolute(&options.config).unwrap_or(options.config);
-    let (Loaded { config, assembled, pinned }, store, spoken) = load(&path, options.strict, inheritance.as_ref())?;
+    let beginning = Beginning::load(&path, options.strict, inheritance.as_ref())?;
+    let config = &beginning.config;
     let by = if inheritance.is_some() { "an upgrade" } else { "the start" };
     let tickets = inheritance.as_ref().map_or_else(Tickets::new, |inheritance| Tickets::handed(&inheritance.tickets));
-    let Opened { bound, unwanted, admin, sticky_key, log } = open(&config, store.as_deref(), inheritance)?;
+    let Opened { bound, unwanted, admin, sticky_key, log } = open(config, beginning.store.as_deref(), inheritance)?;
     let tls = tls::Shared::new(tickets.map_err(|error| Failure::Start(error.to_string()))?);
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config));
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
     let conf = server.configuration.clone();
-    let (fixed, settings, idle) = (Fixed::of(&config), Settings::of(&config, &path, assembled.stamps.as_ref()), h2_idle(&config));
+    let (fixed, settings, idle) = (Fixed::of(config), Settings::of(config, &path, beginning.assembled.stamps.as_ref()), h2_idle(config));
     let (pid_file, admin_config) = (config.pid_file.clone().map(PidFile::new).map(Arc::new), config.admin.clone());
 
     let (health, starts) = HealthChecks::new();
-    let seeds = seeds_of(&config, &assembled.seeded);
-    let generation = store.as_ref().map_or(0, |store| store.last_number()) + 1;
-    let standing = |group: &str, backend: &str| spoken.standing(group, backend);
-    let secret = sticky_key.in_force();
-    let snapshot = compile(config, &Carry { generation, health: &health, tls: &tls, secret: &secret, standing: &standing });
-    let applied = first_applied(&snapshot, assembled, pinned, by, store.as_deref(), &seeds);
+    let Begun { snapshot, applied, store, spoken } = beginning.compile(&health, &tls, &sticky_key.in_force(), by);
 
     let random = sticky_key::random().map_err(|error| Failure::Start(error.to_string()))?;
     let shared = Arc::new(Shared {
@@ -242,30 +235,6 @@ fn server_conf(config: &Config) -> ServerConf {
     }
 }
 
-/// Keeps the configuration that the process begins with.
-fn first_applied(
-    snapshot: &Snapshot,
-    assembled: Assembled,
-    pinned: Option<u64>,
-    by: &str,
-    store: Option<&Store>,
-    seeds: &[Seed],
-) -> Applied {
-    let versions = versions_of(&snapshot.checked.sites, &assembled, store);
-    let applied = Applied {
-        generation: snapshot.generation,
-        time: SystemTime::now(),
-        digest: digest_of(&versions.files),
-        by: by.to_owned(),
-        rolled_back_to: pinned,
-        broken: assembled.broken,
-        is_kept: false,
-        refused: None,
-    };
-    let is_kept = store.is_some_and(|store| keep(store, &applied.record(snapshot.good_sites(), Vec::new()), &versions, seeds));
-    Applied { is_kept, ..applied }
-}
-
 // === In Pingora's words ===
 
 struct Supervised(Supervisor);
@@ -293,84 +262,6 @@ impl ShutdownSignalWatch for Ends {
         self.0.ended().await;
         // Our own drain is over: Pingora has nothing to wait for.
         ShutdownSignal::FastShutdown
-    }
-}
-
-// === Loading ===
-
-struct Loaded {
-    config: Config,
-    assembled: Assembled,
-    /// The generation that a rollback has put in force.
-    pinned: Option<u64>,
-}
-
-/// Loads the configuration that is to be in force: that of the files, or the one that a rollback has left.
-fn load(path: &Path, strict: bool, inheritance: Option<&Inheritance>) -> Result<(Loaded, Option<Arc<Store>>, Spoken), Failure> {
-    let refused = |report: &config::diagnostic::Report| {
-        say(report);
-        Failure::Config
-    };
-    // The state directory is named in the configuration: what is kept there can only be asked for afterwards.
-    let files = config::files::Files::on_disk();
-    let loaded = crate::load::load(path, &files, &config::Previous::default());
-    let Some(config) = &loaded.config else {
-        return Err(refused(&loaded.report));
-    };
-    let store = open_store(config, inheritance)?;
-    let mut spoken = store.as_deref().map(spoken).transpose().map_err(Failure::Store)?.unwrap_or_default();
-    let previous = config::Previous::default();
-    let sources = |kept| Sources { path, kept, previous: &previous, store: store.as_deref(), switches: &spoken.switches, prune: false };
-    let pinned = store.as_ref().and_then(|store| store.pinned().ok().flatten());
-    let kept = pinned.and_then(|number| Some((number, store.as_ref()?.texts_of(number).ok()?)));
-    if let Some((number, texts)) = kept {
-        let mut assembled = assemble(&sources(Some(texts)));
-        if let Some(config) = assembled.config.take() {
-            assembled.tell();
-            log::warn!("generation {number}, a rollback, is in force: the files count again with `portcullis reload`");
-            // A rollback to a rollback goes back to where that one went.
-            let records = store.as_ref().and_then(|store| store.generations().ok()).unwrap_or_default();
-            let origin = records.iter().find(|record| record.number == number).and_then(|record| record.rolled_back_to);
-            return Ok((Loaded { config, assembled, pinned: Some(origin.unwrap_or(number)) }, store, spoken));
-        }
-        log::error!("generation {number}, a rollback, cannot be used any more: the files are");
-        say(&assembled.report);
-    }
-    let mut assembled = complete(&sources(None), loaded, files);
-    let config = assembled.config.take().filter(|_| !strict || assembled.broken.is_empty());
-    let Some(config) = config else { return Err(refused(&assembled.report)) };
-    assembled.tell();
-    if inheritance.is_some() {
-        log::info!("the configuration is good; taking over");
-    }
-    for site in &assembled.unswitched {
-        spoken.switches.remove(site);
-        if let Some(Err(error)) = store.as_ref().map(|store| store.keep_switch(site, None)) {
-            log::error!("the switch of the site {site} cannot be forgotten: {error}");
-        }
-    }
-    Ok((Loaded { config, assembled, pinned: None }, store, spoken))
-}
-
-fn spoken(store: &Store) -> Result<Spoken, persist::Error> {
-    Ok(Spoken { backends: store.backends()?, switches: store.switches()? })
-}
-
-/// Without a state directory the process runs, and remembers nothing; but a process that takes over does not forget what the one
-/// before it knew.
-fn open_store(config: &Config, inheritance: Option<&Inheritance>) -> Result<Option<Arc<Store>>, Failure> {
-    let inherited = inheritance.and_then(|inheritance| inheritance.state.as_deref());
-    if inherited.is_some_and(|path| path != config.state_dir.join(persist::FILE)) {
-        return Err(Failure::Start("`state_dir` has changed: only a restart puts that in force".to_owned()));
-    }
-    match Store::open(&config.state_dir) {
-        Ok(store) => Ok(Some(Arc::new(store))),
-        Err(error @ (persist::Error::InUse { .. } | persist::Error::Damaged { .. })) => Err(Failure::Store(error)),
-        Err(error) if inherited.is_some() => Err(Failure::Store(error)),
-        Err(error) => {
-            log::warn!("{error}: nothing is kept (no way back to former configurations, no last good version of a site after a restart)");
-            Ok(None)
-        }
     }
 }
 

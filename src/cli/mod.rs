@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::lifecycle::begin;
 use crate::{app, demo};
 
 /// What the process ends with.
@@ -206,7 +207,7 @@ fn ended(result: Result<(), app::Failure>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             say(&format!("portcullis: {failure}\n"));
-            ExitCode::from(if matches!(failure, app::Failure::Config) { exit::CONFIG } else { exit::RUNTIME })
+            ExitCode::from(if matches!(failure, app::Failure::Begin(begin::Error::Config)) { exit::CONFIG } else { exit::RUNTIME })
         }
     }
 }

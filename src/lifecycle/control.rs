@@ -18,7 +18,7 @@ use crate::balance::hand::Standing;
 use crate::config::files::Stamp;
 use crate::config::{self, Config, Previous};
 use crate::health::HealthChecks;
-use crate::persist::{BackendRecord, Pending, Store, SwitchRecord, seconds};
+use crate::persist::{self, BackendRecord, Pending, Store, SwitchRecord, seconds};
 use crate::proxy::Shared;
 use crate::proxy::listen::Listeners;
 use crate::resolve::Names;
@@ -88,6 +88,21 @@ pub struct Reloads {
 }
 
 impl Spoken {
+    /// What was said to processes before.
+    pub(super) fn kept(store: &Store) -> Result<Self, persist::Error> {
+        Ok(Self { backends: store.backends()?, switches: store.switches()? })
+    }
+
+    /// The files of these sites count again.
+    pub(super) fn forget_switches(&mut self, sites: &[String], store: Option<&Store>) {
+        for site in sites {
+            self.switches.remove(site);
+            if let Some(Err(error)) = store.map(|store| store.keep_switch(site, None)) {
+                log::error!("the switch of the site {site} cannot be forgotten: {error}");
+            }
+        }
+    }
+
     pub fn standing(&self, group: &str, backend: &str) -> Standing {
         let record = self.backends.get(&(group.to_owned(), backend.to_owned()));
         record.map(|record| record.state).unwrap_or_default()
@@ -370,8 +385,8 @@ impl Settings {
 
 impl Applied {
     /// What is kept of it.
-    pub fn record(&self, sites: usize, changes: Vec<String>) -> crate::persist::Generation {
-        crate::persist::Generation {
+    pub fn record(&self, sites: usize, changes: Vec<String>) -> persist::Generation {
+        persist::Generation {
             number: self.generation,
             time: seconds(self.time),
             digest: self.digest.clone(),

@@ -1,6 +1,5 @@
 //! Reload: all of a configuration is put in force as one step, or nothing changes and the reasons are told.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -8,11 +7,12 @@ use std::time::{Duration, SystemTime};
 use super::assemble::{Assembled, BrokenSite, Sources, assemble};
 use super::changes::{Before, between};
 use super::control::{Applied, Changing, CommandError, Control, Fixed, Settings, Spoken};
+use super::keep::{seeds_of, versions_of};
 use crate::config::diagnostic::{Diagnostic, Report, Severity};
 use crate::config::files::Texts;
 use crate::config::{Config, Previous};
 use crate::observe::access_log;
-use crate::persist::{Error, Generation, Kept, KeptSite, Pending, Store, digest_of, seconds};
+use crate::persist::{Error, Generation, Pending, Store, seconds};
 use crate::proxy::listen::{self, Unbound};
 use crate::snapshot::{Carry, Snapshot, compile};
 
@@ -202,16 +202,7 @@ impl Control {
         let snapshot = self.compile(config, old.generation.max(last) + 1);
         let sites = snapshot.good_sites();
         let versions = versions_of(&snapshot.checked.sites, &assembled, self.store());
-        let applied = Applied {
-            generation: snapshot.generation,
-            time: SystemTime::now(),
-            digest: digest_of(&versions.files),
-            by: asked.by.clone(),
-            rolled_back_to: back_to,
-            broken: assembled.broken,
-            is_kept: false,
-            refused: None,
-        };
+        let applied = Applied::new(&snapshot, assembled.broken, &versions, &asked.by, back_to);
         self.shared.current.publish(snapshot);
         self.listeners.apply(listeners);
         if let Some(log) = log {
@@ -226,9 +217,8 @@ impl Control {
                 log::error!("{error}");
             }
         }
-        let record = applied.record(sites, changes.iter().take(SHOWN_CHANGES).cloned().collect());
-        let is_kept = self.store().is_some_and(|store| keep(store, &record, &versions, &seeds));
-        let applied = Applied { is_kept, ..applied };
+        let shown = changes.iter().take(SHOWN_CHANGES).cloned().collect();
+        let applied = applied.kept(self.store(), sites, shown, &versions, &seeds);
         self.set_applied(applied.clone());
         log::info!("{}", in_force(&applied, sites));
         super::notify::status(&format!("generation {} is in force", applied.generation));
@@ -253,9 +243,9 @@ impl Control {
         let work = move || {
             let mut changing = this.lock();
             let store = this.store()?;
-            match (store.backends(), store.switches()) {
-                (Ok(backends), Ok(switches)) => this.set_spoken(Spoken { backends, switches }),
-                (Err(error), _) | (_, Err(error)) => log::error!("what was said of backends and sites cannot be read: {error}"),
+            match Spoken::kept(store) {
+                Ok(spoken) => this.set_spoken(spoken),
+                Err(error) => log::error!("what was said of backends and sites cannot be read: {error}"),
             }
             let pinned = store.pinned().ok().flatten();
             let from = pinned.and_then(|number| Some(From::Generation(number, store.texts_of(number).ok()?)));
@@ -269,14 +259,9 @@ impl Control {
 
     /// Files that say something else than when a site was switched count again.
     fn forget_switches(&self, _: &mut Changing, sites: &[String]) {
-        let mut spoken = Spoken::clone(&self.spoken());
-        for site in sites {
-            spoken.switches.remove(site);
-            if let Some(Err(error)) = self.store().map(|store| store.keep_switch(site, None)) {
-                log::error!("the switch of the site {site} cannot be forgotten: {error}");
-            }
-        }
         if !sites.is_empty() {
+            let mut spoken = Spoken::clone(&self.spoken());
+            spoken.forget_switches(sites, self.store());
             self.set_spoken(spoken);
         }
     }
@@ -366,72 +351,4 @@ pub fn say(report: &Report) {
     let text = report.render(std::io::stderr().is_terminal());
     // There is nowhere to tell that standard error is closed.
     let _ = std::io::stderr().write_all(text.as_bytes());
-}
-
-// === What is kept of it ===
-
-/// The files of what is in force, and which sites are good.
-pub(crate) struct Versions {
-    pub(crate) files: Vec<(PathBuf, [u8; 32])>,
-    texts: Texts,
-    good: Vec<(PathBuf, KeptSite)>,
-    /// Sites whose kept versions go on being kept.
-    stay: Vec<PathBuf>,
-}
-
-/// The rows of a managed table that its file has.
-pub(crate) struct Seed {
-    table: String,
-    rows: Vec<(String, crate::persist::StoredRow)>,
-}
-
-/// A site that is in force in its last good version is kept as that, not as its broken file.
-pub(crate) fn versions_of(sites: &[Arc<crate::config::Site>], assembled: &Assembled, store: Option<&Store>) -> Versions {
-    let mut texts = assembled.texts.clone();
-    let kept = store.and_then(|store| store.sites().ok()).unwrap_or_default();
-    for broken in assembled.broken.iter().filter(|broken| broken.kept) {
-        let text = kept.get(&broken.path).and_then(|site| store?.site_text(site).ok().flatten());
-        if let Some(text) = text {
-            texts.insert(broken.path.clone(), text);
-        }
-    }
-    let files = texts.iter().map(|(path, text)| (path.clone(), crate::config::digest_of(text))).collect();
-    let is_broken = |site: &crate::config::Site| assembled.broken.iter().any(|broken| broken.path == site.path);
-    let good =
-        sites.iter().filter(|site| !is_broken(site)).map(|site| (site.path.clone(), KeptSite::new(&site.name, &site.digest))).collect();
-    let stay = assembled.broken.iter().map(|broken| broken.path.clone()).collect();
-    Versions { files, texts, good, stay }
-}
-
-pub(crate) fn seeds_of(config: &Config, seeded: &[String]) -> Vec<Seed> {
-    if seeded.is_empty() {
-        return Vec::new();
-    }
-    let group = |id: u32| config.groups.get(id as usize).map(|group| group.name.clone()).unwrap_or_default();
-    let mut seeds: Vec<Seed> = seeded.iter().map(|table| Seed { table: table.clone(), rows: Vec::new() }).collect();
-    for (table, user, row) in config.users.rows() {
-        if let Some(seed) = seeds.iter_mut().find(|seed| Some(seed.table.as_str()) == table) {
-            seed.rows.push((user.to_owned(), row.into_iter().map(|(word, id)| (word, group(id))).collect()));
-        }
-    }
-    seeds
-}
-
-/// Keeps a configuration that is in force. A failure is told, and changes nothing of what is in force.
-pub(crate) fn keep(store: &Store, record: &Generation, versions: &Versions, seeds: &[Seed]) -> bool {
-    let result = store.keep_applied(&Kept {
-        generation: record,
-        files: &versions.files,
-        texts: &versions.texts,
-        good: versions.good.iter().map(|(path, site)| (path.as_path(), site.clone())).collect(),
-        stay: &versions.stay,
-        seeds: seeds.iter().map(|seed| (seed.table.as_str(), seed.rows.as_slice())).collect(),
-    });
-    if let Err(error) = &result {
-        log::error!(
-            "generation {} is in force but cannot be kept: {error}; there is no way back to it, and a restart knows older versions of its sites",
-            record.number
-        );
-    }
-    result.is_ok()
 }
