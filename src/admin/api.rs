@@ -13,18 +13,18 @@ use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::{Method, Request, Response, StatusCode};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::asked::{Asked, ExplainBody, ReloadBody, RollbackBody, StandingBody, SwitchBody, UpgradeBody, UserBody, decode};
 use super::{metrics, status};
-use crate::balance::hand::Standing;
 use crate::config::diagnostic::{Place, Report, Severity};
+use crate::explain::{self, Knowledge};
 use crate::lifecycle::control::{CommandError, Control};
 use crate::lifecycle::drain::Held;
 use crate::lifecycle::readiness::{Readiness, Stage};
-use crate::lifecycle::reload::{Outcome, Reload, Told};
+use crate::lifecycle::reload::{Outcome, Told};
 use crate::lifecycle::upgrade::Upgrades;
 use crate::lifecycle::users::{Table, User};
 
@@ -165,6 +165,7 @@ impl Api {
                 let before = control.switch(by, site, &body.active)?;
                 Ok(json!({ "site": site, "active": body.active, "before": before }))
             })),
+            ("POST", ["v1", "explain"]) => answered(self.explain(asked)),
             ("POST", ["v1", "stop"]) if self.readiness.stage() == Stage::Stopping => {
                 failed(&CommandError::Conflict("it is stopping already; a second signal cuts what is open".to_owned()))
             }
@@ -189,6 +190,15 @@ impl Api {
         let timeout = body.timeout_seconds.map(Duration::from_secs);
         let pid = self.upgrades.upgrade(&asked.by, body.binary, timeout).await?;
         Ok(json!({ "pid": pid }))
+    }
+
+    fn explain(&self, asked: &Asked) -> Answer {
+        let question = asked.json::<ExplainBody>()?.into_question()?;
+        let listeners = self.control.listeners().seen().into_iter().map(|seen| seen.listener).collect();
+        let users_files = self.control.settings().users_files.clone();
+        let process = explain::Asked { snapshot: self.control.snapshot(), listeners, users_files, backends: Knowledge::Process };
+        let explanation = process.explain(&question).map_err(CommandError::Invalid)?;
+        Ok(json!({ "text": explanation.render(), "explanation": explanation }))
     }
 
     fn import(&self, asked: &Asked, name: &str) -> Answer {
@@ -250,88 +260,13 @@ fn readiness_line(stage: Stage) -> (StatusCode, String) {
 fn allowed(path: &[&str]) -> Option<&'static str> {
     Some(match path {
         ["v1", "status" | "generations" | "tables" | "users"] | ["v1", "backends"] | ["v1", "backends", _] => "GET",
-        ["v1", "reload" | "confirm" | "rollback" | "stop" | "upgrade"] | ["v1", "backends", _, _] | ["v1", "sites", _, "switch"] => "POST",
+        ["v1", "reload" | "confirm" | "rollback" | "explain" | "stop" | "upgrade"]
+        | ["v1", "backends", _, _]
+        | ["v1", "sites", _, "switch"] => "POST",
         ["v1", "tables", _] => "PUT",
         ["v1", "users", _] => "GET, PATCH, DELETE",
         _ => return None,
     })
-}
-
-// === Requests ===
-
-struct Asked {
-    method: Method,
-    segments: Vec<String>,
-    query: String,
-    body: Bytes,
-    by: String,
-}
-
-impl Asked {
-    fn is(&self, method: &str, path: &[&str]) -> bool {
-        self.method == method && self.segments.iter().map(String::as_str).eq(path.iter().copied())
-    }
-
-    /// The body; an empty one says nothing.
-    fn json<T: for<'d> Deserialize<'d>>(&self) -> Result<T, CommandError> {
-        let body: &[u8] = if self.body.is_empty() { b"{}" } else { &self.body };
-        serde_json::from_slice(body).map_err(|error| CommandError::Invalid(format!("the body: {error}")))
-    }
-
-    fn query_value(&self, key: &str) -> Option<String> {
-        self.query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key).map(|(_, value)| decode(value))
-    }
-}
-
-fn decode(text: &str) -> String {
-    crate::routing::path::decode(text).into_owned()
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct ReloadBody {
-    strict: bool,
-    prune: bool,
-    confirm_seconds: Option<u64>,
-}
-
-impl ReloadBody {
-    fn into_reload(self, by: &str) -> Reload {
-        Reload { by: by.to_owned(), strict: self.strict, prune: self.prune, confirm: self.confirm_seconds.map(Duration::from_secs) }
-    }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RollbackBody {
-    generation: Option<u64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct UserBody {
-    table: Option<String>,
-    /// App or role to group; null takes it away.
-    placements: std::collections::BTreeMap<String, Option<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StandingBody {
-    state: Standing,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SwitchBody {
-    active: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct UpgradeBody {
-    binary: Option<std::path::PathBuf>,
-    timeout_seconds: Option<u64>,
 }
 
 // === Answers ===

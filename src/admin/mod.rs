@@ -4,6 +4,7 @@
 //! alone.
 
 pub mod api;
+mod asked;
 pub mod client;
 mod metrics;
 mod peer;

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use super::{Check, Explain, Files as SchemaFiles, Format, Schema, exit, plural, print, say};
 use crate::config::diagnostic::Severity;
 use crate::config::files::Files;
+use crate::explain::{Asked, Knowledge};
 use crate::load::load;
-use crate::{admin, config, explain, lifecycle};
+use crate::{admin, config, lifecycle};
 
 pub(super) fn check(options: &Check) -> ExitCode {
     let file = &options.file;
@@ -97,20 +98,18 @@ fn as_json(loaded: &config::Loaded, verdict: Verdict) -> serde_json::Value {
 
 pub(super) fn explain(options: Explain) -> ExitCode {
     // Without the sites' tests: why one of them fails is what this is asked for.
-    let loaded = config::load(&options.config, &Files::on_disk(), &config::Previous::default());
+    let loaded = config::load(options.socket.main_file(), &Files::on_disk(), &config::Previous::default());
     let Some(config) = loaded.config else {
         lifecycle::reload::say(&loaded.report);
-        say(&format!("{}: refused\n", options.config.display()));
+        say(&format!("{}: refused\n", options.socket.main_file().display()));
         return ExitCode::from(exit::CONFIG);
     };
     if !loaded.broken_sites.is_empty() {
-        say(&format!("{}: left out because of their errors: {}\n", options.config.display(), loaded.broken_sites.join(", ")));
+        say(&format!("{}: left out because of their errors: {}\n", options.socket.main_file().display(), loaded.broken_sites.join(", ")));
     }
-    let Explain { url, method, headers, cookies, from, sni, listener, no_probe, format, .. } = options;
-    // Methods are case-sensitive, people are not.
-    let method = method.as_str().to_ascii_uppercase().parse().unwrap_or(method);
-    let question = explain::Question { url, method, headers, cookies, from, sni, listener, probe: !no_probe };
-    match explain::explain(config, &question) {
+    let knowledge = if options.no_probe { Knowledge::None } else { Knowledge::Probe };
+    let format = options.format;
+    match Asked::files(config, knowledge).and_then(|asked| asked.explain(&options.question())) {
         Ok(explanation) => {
             match format {
                 Format::Text => print(&explanation.render()),

@@ -1,7 +1,9 @@
-//! The command line: what can be asked for. `local` answers from the files, `remote` asks the running process.
+//! The command line: what can be asked for. `local` answers from the files, `remote` asks the running process and
+//! `told` writes down for people what that says.
 
 mod local;
 mod remote;
+mod told;
 mod track;
 
 use std::net::IpAddr;
@@ -10,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::explain::Question;
 use crate::lifecycle::begin;
 use crate::{app, demo};
 
@@ -140,12 +143,24 @@ struct Explain {
     /// Does not ask the backends how they are.
     #[arg(long)]
     no_probe: bool,
+    /// Asks the running process instead of the files: with its managed users, its switches, its backends as it sees them, and the
+    /// last good versions of broken sites.
+    #[arg(long, conflicts_with = "no_probe")]
+    live: bool,
     /// How the answer is printed.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// The main configuration file.
-    #[arg(short, long, value_name = "FILE", env = "PORTCULLIS_CONFIG", default_value = "/etc/portcullis/portcullis.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    socket: remote::Socket,
+}
+
+impl Explain {
+    fn question(self) -> Question {
+        let Self { url, method, headers, cookies, from, sni, listener, .. } = self;
+        // Methods are case-sensitive, people are not.
+        let method = method.as_str().to_ascii_uppercase().parse().unwrap_or(method);
+        Question { url, method, headers, cookies, from, sni, listener }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -171,6 +186,7 @@ impl Cli {
         match (self.command, self.file) {
             (Some(Command::Run(file)), _) => run(file),
             (Some(Command::Check(options)), _) => local::check(&options),
+            (Some(Command::Explain(options)), _) if options.live => remote::explain(options),
             (Some(Command::Explain(options)), _) => local::explain(options),
             (Some(Command::Schema(options)), _) => local::schema(&options),
             (Some(Command::Reload(options)), _) => remote::reload(&options),

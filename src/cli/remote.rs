@@ -10,12 +10,15 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
 
-use super::{Format, exit, plural, print, say};
+use super::told::{self, rows};
+use super::{Explain, Format, exit, print, say};
 use crate::admin::client;
 use crate::config;
 use crate::config::units::Time;
+use crate::explain::Question;
+
+// === What is asked ===
 
 /// Where the running process is asked.
 #[derive(Args, Clone, Debug)]
@@ -214,6 +217,10 @@ impl Socket {
         configured.unwrap_or_else(|| PathBuf::from(config::check::ADMIN_SOCKET))
     }
 
+    pub(super) fn main_file(&self) -> &Path {
+        &self.config
+    }
+
     /// Asks, and gives what was answered; what went wrong has been said.
     fn ask(&self, method: Method, path: &str, body: &Value) -> Result<Value, ExitCode> {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
@@ -265,23 +272,6 @@ fn escaped(name: &str) -> String {
     })
 }
 
-fn texts(value: &Value) -> impl Iterator<Item = &str> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str)
-}
-
-fn rows(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-/// Seconds since 1970 as `2026-11-21 14:05:09 UTC`.
-fn moment(seconds: &Value) -> String {
-    let time = seconds.as_i64().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    time.map_or_else(String::new, |t| {
-        let month = u8::from(t.month());
-        format!("{}-{month:02}-{:02} {:02}:{:02}:{:02} UTC", t.year(), t.day(), t.hour(), t.minute(), t.second())
-    })
-}
-
 // === Configurations ===
 
 pub(super) fn reload(options: &Reload) -> ExitCode {
@@ -308,31 +298,7 @@ fn put_in_force(socket: &Socket, path: &str, body: &Value) -> ExitCode {
         say(&format!("refused: generation {generation} stays in force\n"));
         return ExitCode::from(exit::CONFIG);
     }
-    let mut text = format!("generation {generation} ({}) is in force\n", answer["digest"].as_str().unwrap_or_default());
-    let mut any = false;
-    for change in texts(&answer["changes"]) {
-        any = true;
-        let _ = writeln!(text, "  {change}");
-    }
-    if !any {
-        text.push_str("  nothing changed in listeners, groups, sites and the number of users\n");
-    }
-    for (key, what) in [("needs_upgrade", "`portcullis upgrade` puts in force"), ("needs_restart", "only a restart puts in force")] {
-        let keys: Vec<&str> = texts(&answer[key]).collect();
-        if !keys.is_empty() {
-            let _ = writeln!(text, "  {what}: {}", keys.join(", "));
-        }
-    }
-    if !answer["pending"].is_null() {
-        let pending = &answer["pending"];
-        let _ = writeln!(
-            text,
-            "  generation {} comes back at {} unless `portcullis confirm` comes first",
-            pending["former"],
-            moment(&pending["until"])
-        );
-    }
-    print(&text);
+    print(&told::in_force(&answer));
     for broken in rows(&answer["broken_sites"]) {
         say(&format!("{}\n", broken["text"].as_str().unwrap_or_default()));
     }
@@ -351,27 +317,7 @@ pub(super) fn config(command: &Config) -> ExitCode {
             if options.format == Format::Json {
                 return format!("{answer:#}\n");
             }
-            let mut text = String::new();
-            for generation in rows(&answer["generations"]) {
-                let in_force = if generation["in_force"] == true { " (in force)" } else { "" };
-                let back = &generation["rolled_back_to"];
-                let back = if back.is_null() { String::new() } else { format!(", back to {back}") };
-                let broken: Vec<&str> = texts(&generation["broken_sites"]).collect();
-                let broken = if broken.is_empty() { String::new() } else { format!(", with errors: {}", broken.join(", ")) };
-                let _ = writeln!(
-                    text,
-                    "{:>4}  {}  {}  {}{back}, by {}{broken}{in_force}",
-                    generation["number"],
-                    moment(&generation["time"]),
-                    generation["digest"].as_str().unwrap_or_default(),
-                    plural(usize::try_from(generation["sites"].as_u64().unwrap_or_default()).unwrap_or_default(), "site"),
-                    generation["by"].as_str().unwrap_or_default(),
-                );
-                for change in texts(&generation["changes"]) {
-                    let _ = writeln!(text, "        {change}");
-                }
-            }
-            text
+            told::history(&answer)
         })),
     }
 }
@@ -380,18 +326,18 @@ pub(super) fn config(command: &Config) -> ExitCode {
 
 pub(super) fn users(command: &Users) -> ExitCode {
     match command {
-        Users::Get(named) => done(named.socket.ask(Method::GET, &user_path(&named.user), &Value::Null).map(|user| user_line(&user))),
+        Users::Get(named) => done(named.socket.ask(Method::GET, &user_path(&named.user), &Value::Null).map(|user| told::user(&user))),
         Users::Set(set) => {
             let placements: serde_json::Map<String, Value> =
                 set.placements.iter().map(|(word, group)| (word.clone(), group.clone().map_or(Value::Null, Value::String))).collect();
             let body = json!({ "table": set.table, "placements": placements });
-            done(set.socket.ask(Method::PATCH, &user_path(&set.user), &body).map(|user| user_line(&user)))
+            done(set.socket.ask(Method::PATCH, &user_path(&set.user), &body).map(|user| told::user(&user)))
         }
         Users::Remove(named) => {
             let answer = named.socket.ask(Method::DELETE, &user_path(&named.user), &Value::Null);
             done(answer.map(|user| format!("{} is removed from the table {}\n", named.user, user["table"].as_str().unwrap_or_default())))
         }
-        Users::List(listed) => done(list(listed, user_line)),
+        Users::List(listed) => done(list(listed, told::user)),
         Users::Export(listed) => done(export(listed)),
         Users::Import(options) => done(import(options)),
         Users::Tables(socket) => done(socket.ask(Method::GET, "/v1/tables", &Value::Null).map(|answer| {
@@ -405,12 +351,6 @@ pub(super) fn users(command: &Users) -> ExitCode {
 
 fn user_path(user: &str) -> String {
     format!("/v1/users/{}", escaped(user))
-}
-
-fn user_line(user: &Value) -> String {
-    let placements = user["placements"].as_object().into_iter().flatten();
-    let placed: Vec<String> = placements.map(|(word, group)| format!("{word}={}", group.as_str().unwrap_or_default())).collect();
-    format!("{}  {}\n", user["user"].as_str().unwrap_or_default(), placed.join(" "))
 }
 
 /// All users of a table, page by page.
@@ -485,32 +425,7 @@ fn backends(options: &BackendList) -> Result<String, ExitCode> {
     if options.format == Format::Json {
         return Ok(format!("{answer:#}\n"));
     }
-    Ok(group_lines(&answer["backend_groups"], |_| true))
-}
-
-fn group_lines(groups: &Value, shown: impl Fn(&Value) -> bool) -> String {
-    let mut text = String::new();
-    for group in rows(groups) {
-        for backend in rows(&group["backends"]).filter(|backend| shown(backend)) {
-            let health = match (backend["healthy"].as_bool(), backend["eligible"].as_bool()) {
-                (Some(true), Some(true)) => "healthy",
-                (Some(true), _) if backend["state"] == "enabled" => "refuses connections",
-                (Some(true), _) => "healthy",
-                _ => "unhealthy",
-            };
-            let by = backend["by"].as_str().map_or_else(String::new, |by| format!(" (by {by}, {})", moment(&backend["since"])));
-            let backup = if backend["backup"] == true { ", backup" } else { "" };
-            let (name, address) = (backend["name"].as_str().unwrap_or_default(), backend["address"].as_str().unwrap_or_default());
-            let address = if name == address { String::new() } else { format!("  {address}") };
-            let _ = writeln!(
-                text,
-                "{}/{name}{address}  {health}{backup}, {}{by}",
-                group["name"].as_str().unwrap_or_default(),
-                backend["state"].as_str().unwrap_or_default(),
-            );
-        }
-    }
-    text
+    Ok(told::backends(&answer["backend_groups"], |_| true))
 }
 
 pub(super) fn switch(options: &Switch) -> ExitCode {
@@ -538,75 +453,25 @@ pub(super) fn status(options: &Status) -> ExitCode {
         Ok(answer) => answer,
         Err(code) => return code,
     };
-    print(&if options.format == Format::Json { format!("{answer:#}\n") } else { status_text(&answer) });
+    print(&if options.format == Format::Json { format!("{answer:#}\n") } else { told::status(&answer) });
     // Sites with errors are told by the exit status too, as `reload` and `check` do.
     if rows(&answer["sites"]["broken"]).next().is_some() { ExitCode::from(exit::IN_PART) } else { ExitCode::SUCCESS }
 }
 
-fn status_text(status: &Value) -> String {
-    let config = &status["config"];
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut out = format!(
-        "portcullis {}  {}, pid {}, up {}\n",
-        text(&status["version"]),
-        text(&status["state"]),
-        status["pid"],
-        span(status["uptime_seconds"].as_u64().unwrap_or_default()),
-    );
-    let back = &config["rolled_back_to"];
-    let back = if back.is_null() { String::new() } else { format!(", back to {back}") };
-    let _ = writeln!(
-        out,
-        "configuration    generation {} ({}){back}, since {}, by {}",
-        config["generation"],
-        text(&config["digest"]),
-        moment(&config["time"]),
-        text(&config["by"]),
-    );
-    if !config["pending"].is_null() {
-        let pending = &config["pending"];
-        let _ = writeln!(out, "unconfirmed      generation {} comes back at {}", pending["former"], moment(&pending["until"]));
-    }
-    if !config["last_refusal"].is_null() {
-        let refusal = &config["last_refusal"];
-        let _ = writeln!(out, "refused          at {}: {}", moment(&refusal["time"]), text(&refusal["why"]));
-    }
-    if config["is_kept"] == false {
-        out.push_str("not kept         there is no way back to this configuration: the state directory cannot be written\n");
-    }
-    for listener in rows(&status["listeners"]) {
-        let tls = if listener["tls"] == true { ", TLS" } else { "" };
-        let _ = writeln!(out, "listener         {}{tls}, {} connections", text(&listener["address"]), listener["connections"]);
-    }
-    let _ = writeln!(out, "sites            {} good", status["sites"]["good"]);
-    for broken in rows(&status["sites"]["broken"]) {
-        let trouble = if broken["trouble"] == "file_gone" { "its file is gone" } else { "errors" };
-        let state = if broken["state"] == "left_out" { "answers 503" } else { "its last good version is in force" };
-        let _ = writeln!(out, "  {}: {trouble}; {state} ({})", text(&broken["site"]), text(&broken["file"]));
-    }
-    let _ = writeln!(out, "users            {}", status["users"]);
-    let (mut all, mut eligible) = (0, 0);
-    for backend in rows(&status["backend_groups"]).flat_map(|group| rows(&group["backends"])) {
-        all += 1;
-        eligible += usize::from(backend["eligible"] == true);
-    }
-    let _ = writeln!(out, "backends         {eligible} of {all} eligible");
-    let troubled = group_lines(&status["backend_groups"], |backend| backend["eligible"] == false);
-    out.extend(troubled.lines().map(|line| format!("  {line}\n")));
-    for switch in rows(&status["switches"]) {
-        let by =
-            switch["by"].as_str().map_or_else(|| ", as its file says".to_owned(), |by| format!(" (by {by}, {})", moment(&switch["since"])));
-        let _ = writeln!(out, "switch           {}: {}{by}", text(&switch["site"]), text(&switch["active"]));
-    }
-    out
-}
-
-fn span(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {minutes} min"),
-        (days, hours, _) => format!("{days} d {hours} h"),
-    }
+pub(super) fn explain(options: Explain) -> ExitCode {
+    let (socket, format, from) = (options.socket.clone(), options.format, options.from);
+    let Question { url, method, headers, cookies, sni, listener, .. } = options.question();
+    let body = json!({
+        "url": url,
+        "method": method.as_str(),
+        "headers": headers,
+        "cookies": cookies,
+        "from": from,
+        "sni": sni,
+        "listener": listener,
+    });
+    done(socket.ask(Method::POST, "/v1/explain", &body).map(|answer| match format {
+        Format::Text => answer["text"].as_str().unwrap_or_default().to_owned(),
+        Format::Json => format!("{:#}\n", answer["explanation"]),
+    }))
 }

@@ -1,12 +1,14 @@
 //! Answers "why": which site, route, user, app, group and backends a request would meet, and which rules lost.
 //!
-//! The configuration is loaded and compiled as for `run`; the request is rehearsed by the data path's own code.
+//! It is asked of the files, loaded and compiled as for `run`, or of what a process has in force; the request is rehearsed by the
+//! data path's own code.
 
 mod losers;
 mod text;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::balance::hand::Standing;
+use crate::balance::state::Now;
 use crate::config::origin::Origin;
 use crate::config::places::user_place;
 use crate::config::{self, Config, Listener};
@@ -27,7 +30,6 @@ use crate::routing::host::{Captures, HostPattern, normalize_host};
 use crate::routing::path;
 use crate::snapshot::{Carry, Snapshot, compile};
 use crate::tls;
-use crate::tls::store::Table;
 
 /// What is asked.
 pub struct Question {
@@ -42,14 +44,34 @@ pub struct Question {
     pub sni: Option<String>,
     /// The listener, by name.
     pub listener: Option<String>,
-    /// Whether the backends are asked how they are.
-    pub probe: bool,
+}
+
+/// Who is asked.
+pub struct Asked {
+    pub snapshot: Arc<Snapshot>,
+    pub listeners: Vec<Arc<Listener>>,
+    pub users_files: Vec<PathBuf>,
+    pub backends: Knowledge,
+}
+
+/// How it is known which backends could take the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knowledge {
+    /// It is not.
+    None,
+    /// They are asked now, as a health check would.
+    Probe,
+    /// The process has asked them, and been told of them.
+    Process,
 }
 
 /// The answer.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
-    pub request: Asked,
+    /// The configuration in force that was asked; otherwise it was the files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    pub request: Request,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Certificate>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,7 +110,7 @@ pub struct Explanation {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Asked {
+pub struct Request {
     pub method: String,
     pub url: String,
     pub listener: String,
@@ -149,41 +171,67 @@ pub struct Loser {
     pub why: String,
 }
 
-/// Explains what would become of a request. The error is about the question.
-pub fn explain(config: Config, question: &Question) -> Result<Explanation, String> {
-    let users_files = config.users_files.clone();
-    let listeners = config.listeners.clone();
-    let (health, _nobody) = HealthChecks::new();
-    let tls = tls::Shared::new(tls::tickets::Tickets::new().map_err(|error| error.to_string())?);
-    let snapshot =
-        Arc::new(compile(config, &Carry { generation: 0, health: &health, tls: &tls, secret: b"", standing: &|_, _| Standing::Enabled }));
-    let (imagined, url) = imagine(question, &listeners, &snapshot)?;
-    let rehearsal = rehearse(snapshot.clone(), &imagined).map_err(|error| format!("no such request can be made: {error}"))?;
-    let context = Context { snapshot: &snapshot, imagined: &imagined, rehearsal: &rehearsal };
-    let mut explanation = context.explanation(&url);
-    if explanation.certificate.as_ref().is_some_and(|certificate| certificate.files.is_empty()) {
-        // No request ever gets through a handshake that is refused.
-        let Explanation { request, certificate, .. } = explanation;
-        return Ok(Explanation { certificate, outcome: "drop", reason: Some("unknown_sni"), ..Explanation::nothing(request) });
+impl Asked {
+    /// What the files say, as a process would begin with them.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn files(config: Config, backends: Knowledge) -> Result<Self, String> {
+        let users_files = config.users_files.clone();
+        let listeners = config.listeners.iter().cloned().map(Arc::new).collect();
+        let (health, _nobody) = HealthChecks::new();
+        let tls = tls::Shared::new(tls::tickets::Tickets::new().map_err(|error| error.to_string())?);
+        let carry = Carry { generation: 0, health: &health, tls: &tls, secret: b"", standing: &|_, _| Standing::Enabled };
+        Ok(Self { snapshot: Arc::new(compile(config, &carry)), listeners, users_files, backends })
     }
-    if let Some(row) = rehearsal.user {
-        let name = snapshot.rules.users.user_name(row);
-        let origin = user_place(&users_files, name).map(|origin| origin.to_string()).unwrap_or_default();
-        explanation.user = Some(Named { name: name.to_owned(), origin });
-        if explanation.reason == Some("unknown_app") {
-            explanation.note = context.why_unknown(name);
+
+    /// Explains what would become of a request.
+    ///
+    /// # Errors
+    /// The question cannot be answered.
+    pub fn explain(&self, question: &Question) -> Result<Explanation, String> {
+        let snapshot = &self.snapshot;
+        let (imagined, url) = imagine(question, &self.listeners, snapshot)?;
+        let rehearsal = rehearse(snapshot.clone(), &imagined).map_err(|error| format!("no such request can be made: {error}"))?;
+        let context = Context { snapshot, imagined: &imagined, rehearsal: &rehearsal };
+        let generation = (self.backends == Knowledge::Process).then_some(snapshot.generation);
+        let mut explanation = Explanation { generation, ..context.explanation(&url) };
+        if explanation.certificate.as_ref().is_some_and(|certificate| certificate.files.is_empty()) {
+            // No request ever gets through a handshake that is refused.
+            let Explanation { request, certificate, .. } = explanation;
+            let nothing = Explanation::nothing(request);
+            return Ok(Explanation { generation, certificate, reason: Some("unknown_sni"), ..nothing });
+        }
+        if let Some(row) = rehearsal.user {
+            let name = snapshot.rules.users.user_name(row);
+            explanation.user = Some(Named { name: name.to_owned(), origin: self.origin_of_user(name) });
+            if explanation.reason == Some("unknown_app") {
+                explanation.note = context.why_unknown(name);
+            }
+        }
+        match self.backends {
+            Knowledge::None => {}
+            Knowledge::Probe => context.probe(&mut explanation.backends)?,
+            Knowledge::Process => context.recall(&mut explanation.backends),
+        }
+        Ok(explanation)
+    }
+
+    fn origin_of_user(&self, name: &str) -> String {
+        // Without a process the rows of a managed table are those of its file.
+        let managed = (self.backends == Knowledge::Process).then(|| self.snapshot.rules.users.row(name)).flatten();
+        match managed {
+            Some((Some(table), _)) => format!("managed table {table}"),
+            _ => user_place(&self.users_files, name).map(|origin| origin.to_string()).unwrap_or_default(),
         }
     }
-    if question.probe {
-        context.probe(&mut explanation.backends)?;
-    }
-    Ok(explanation)
 }
 
 impl Explanation {
     /// Nothing is known but what was asked.
-    fn nothing(request: Asked) -> Self {
+    fn nothing(request: Request) -> Self {
         Self {
+            generation: None,
             request,
             certificate: None,
             site: None,
@@ -210,7 +258,7 @@ impl Explanation {
 }
 
 /// Writes the question down as a request.
-fn imagine(question: &Question, listeners: &[Listener], snapshot: &Snapshot) -> Result<(Imagined, String), String> {
+fn imagine(question: &Question, listeners: &[Arc<Listener>], snapshot: &Snapshot) -> Result<(Imagined, String), String> {
     let whole = question.url.split_once("://").filter(|(scheme, _)| !scheme.contains(['/', '?']));
     let (scheme, rest) = whole.unwrap_or(("https", question.url.as_str()));
     let secure = match scheme {
@@ -238,8 +286,8 @@ fn imagine(question: &Question, listeners: &[Listener], snapshot: &Snapshot) -> 
             .find(|listener| listener.name == *name)
             .ok_or_else(|| format!("no listener is named `{name}`: there are {}", names()))?,
         None => {
-            let fits = |listener: &&Listener| listener.tls == secure && site.is_none_or(|site| site.answers_on(&listener.name));
-            let of_kind = |listener: &&Listener| listener.tls == secure;
+            let fits = |listener: &&Arc<Listener>| listener.tls == secure && site.is_none_or(|site| site.answers_on(&listener.name));
+            let of_kind = |listener: &&Arc<Listener>| listener.tls == secure;
             let found = listeners.iter().find(fits).or_else(|| listeners.iter().find(of_kind));
             found.ok_or_else(|| format!("no listener takes {scheme}: there are {}", names()))?
         }
@@ -259,14 +307,8 @@ fn imagine(question: &Question, listeners: &[Listener], snapshot: &Snapshot) -> 
         add(&mut headers, "cookie", &question.cookies.join("; "))?;
     }
     let sni = question.sni.clone().unwrap_or_else(|| host.to_string());
-    let imagined = Imagined {
-        method: question.method.clone(),
-        target: target.clone(),
-        headers,
-        from: question.from,
-        listener: Arc::new(listener.clone()),
-        sni,
-    };
+    let imagined =
+        Imagined { method: question.method.clone(), target: target.clone(), headers, from: question.from, listener: listener.clone(), sni };
     Ok((imagined, format!("{scheme}://{authority}{target}")))
 }
 
@@ -290,7 +332,8 @@ impl Context<'_> {
         let group = forward.and_then(|forward| self.snapshot.checked.groups.get(forward.group.0 as usize));
         let (outcome, answer, sent) = self.outcome();
         Explanation {
-            request: Asked {
+            generation: None,
+            request: Request {
                 method: self.imagined.method.to_string(),
                 url: url.to_owned(),
                 listener: self.imagined.listener.name.clone(),
@@ -377,19 +420,12 @@ impl Context<'_> {
         let sni = normalize_host(&self.imagined.sni)?;
         let site = rules.site_for_sni(&sni, &self.imagined.listener.name);
         let none = |why: String| Certificate { files: Vec::new(), preset: "", details: vec![why] };
-        let Some(tls) = site.and_then(|site| site.config.tls.as_ref()) else {
+        let Some((preset, tls)) = site.and_then(|site| Some((site.config.tls.as_ref()?.preset, site.tls.as_ref()?))) else {
             return Some(none(format!("no site with a certificate has the name `{sni}`: the handshake is refused")));
         };
-        let loaded = match &tls.certificates {
-            config::SiteCertificates::Own(own) => own.clone(),
-            config::SiteCertificates::Store => {
-                self.snapshot.checked.store.as_ref().map(|store| store.certificates.clone()).unwrap_or_default()
-            }
-        };
-        let table = Table::new(&loaded);
+        let (loaded, table) = (tls.certificates.certificates(), tls.certificates.table());
         let chosen = table.find(&sni);
-        let own = matches!(tls.certificates, config::SiteCertificates::Own(_));
-        let chosen = if chosen.is_empty() && own { table.all() } else { chosen };
+        let chosen = if chosen.is_empty() && tls.certificates.stands_for_all() { table.all() } else { chosen };
         if chosen.is_empty() {
             return Some(none(format!("no certificate of `certificates` is for `{sni}`: the handshake is refused")));
         }
@@ -407,7 +443,7 @@ impl Context<'_> {
         });
         Some(Certificate {
             files: found.iter().map(|loaded| loaded.files.cert.display().to_string()).collect(),
-            preset: tls.preset.as_str(),
+            preset: preset.as_str(),
             details: details.collect(),
         })
     }
@@ -457,6 +493,23 @@ impl Context<'_> {
         let value = cookies(&self.imagined.headers, &stickiness.cookie).next()?;
         let named = stickiness.backend(&value).and_then(|backend| group.backend(backend));
         Some(named.map_or_else(|| "its cookie names no backend of this group".to_owned(), |backend| backend.name.clone()))
+    }
+
+    /// Tells what the process knows of the backends.
+    fn recall(&self, backends: &mut [Backend]) {
+        let Outcome::Forward { forward, .. } = &self.rehearsal.outcome else { return };
+        let Some(group) = self.snapshot.group(forward.group) else { return };
+        let now = Now::read();
+        for (backend, known) in backends.iter_mut().zip(group.backends()) {
+            let (eligible, why) = match known.hand.standing() {
+                Standing::Disabled => (false, "disabled by an operator"),
+                Standing::Draining => (false, "draining: only clients that stick to it get there"),
+                Standing::Enabled if !known.state.is_healthy() => (false, "unhealthy"),
+                Standing::Enabled if !known.state.is_eligible(now) => (false, "it refuses connections: left alone for a moment"),
+                Standing::Enabled => (true, "healthy"),
+            };
+            (backend.eligible, backend.why) = (Some(eligible), Some(why.to_owned()));
+        }
     }
 
     /// Asks the backends how they are, as a health check would.

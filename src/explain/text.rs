@@ -7,6 +7,9 @@ use super::{Explanation, Named};
 
 pub(super) fn render(explanation: &Explanation) -> String {
     let mut text = Text(String::new());
+    if let Some(generation) = explanation.generation {
+        text.line("generation", &format!("{generation}, in force"));
+    }
     let request = &explanation.request;
     let secure = if request.secure { "encrypted" } else { "plain" };
     text.line(&request.method, &format!("{}  ({secure}, from {}, on listener {})", request.url, request.client, request.listener));

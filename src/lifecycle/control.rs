@@ -159,6 +159,7 @@ pub struct Settings {
     pub drain_timeout: Duration,
     pub drain_delay: Duration,
     pub name_servers: Vec<SocketAddr>,
+    pub users_files: Vec<PathBuf>,
     /// What is looked at for changes; `None`: nothing is.
     pub watched: Option<Watched>,
 }
@@ -378,6 +379,7 @@ impl Settings {
             drain_timeout: config.drain_timeout,
             drain_delay: config.drain_delay,
             name_servers: config.name_servers.clone(),
+            users_files: config.users_files.clone(),
             watched: config.watch.then(watched),
         }
     }

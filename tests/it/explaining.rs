@@ -301,3 +301,54 @@ fn secrets_stay_secret_everywhere() {
     assert!(count >= 18, "{count} {}", result.text);
     assert!(result.text.contains("values of the request cannot stand beside `${…}`"), "{}", result.text);
 }
+
+#[test]
+fn the_running_process_tells_what_commands_have_changed() {
+    let (blue, green) = (Origin::named("blue"), Origin::named("green"));
+    let main = format!(
+        "{PLAIN}users: users.yaml\nbackend_groups:\n  b: {{ backends: ['{}'] }}\n  g: {{ backends: [{{ address: '{}', name: one }}, {{ address: '127.0.0.1:1', name: dead }}], sticky: true }}\n",
+        blue.address, green.address
+    );
+    let proxy = Proxy::start(&[
+        ("main.yaml", &main),
+        ("users.yaml", "managed: true\nusers: { user1: { wiki: b } }\n"),
+        ("sites.d/panel.yaml", "domains: [panel.test]\nroutes: [{ path: '/{user}/{app}/', users: true }]\n"),
+        ("sites.d/shop.yaml", "domains: [shop.test]\ngroups: { blue: b, green: g }\nactive: blue\n"),
+    ]);
+    let explain = |args: &[&str]| proxy.ok(&[&["explain"], args].concat());
+    let has = |text: &str, lines: &[&str]| {
+        for line in lines {
+            assert!(text.contains(line), "{line:?} is not in\n{text}");
+        }
+    };
+    let (wiki, shop) = ("http://panel.test/user1/wiki/", "http://shop.test/");
+    has(&explain(&[wiki, "--live"]), &["generation   1, in force", "user         user1  (managed table users)", "group        b  ("]);
+    proxy.ok(&["users", "set", "user1", "wiki=g"]);
+    proxy.ok(&["users", "set", "user2", "wiki=b"]);
+    proxy.ok(&["switch", "shop", "green"]);
+    proxy.ok(&["backend", "disable", "g/one"]);
+    proxy.wait_event("backend 127.0.0.1:1 becomes unhealthy");
+    has(&explain(&[wiki, "--no-probe"]), &["users.yaml:2)", "group        b  ("]);
+    has(
+        &explain(&[wiki, "--live"]),
+        &["group        g  (", "weight 1: not eligible: disabled by an operator", ": not eligible: unhealthy"],
+    );
+    has(
+        &explain(&["http://panel.test/user2/wiki/", "--live"]),
+        &["user         user2  (managed table users)", "weight 1: eligible: healthy"],
+    );
+    has(&explain(&[shop, "--no-probe"]), &["group        b  ("]);
+    has(&explain(&[shop, "--live", "-X", "post"]), &["POST         http://shop.test/", "group        g  ("]);
+    // A site that is in force in its last good version.
+    proxy.write("sites.d/shop.yaml", "domains: [shop.test\n");
+    assert_eq!(proxy.cli(&["reload"]).code, Some(3));
+    let json: Value = serde_json::from_str(&explain(&[shop, "--live", "--format", "json"])).unwrap();
+    assert_eq!((&json["group"]["name"], &json["generation"], &json["backends"][0]["eligible"]), (&"g".into(), &2.into(), &false.into()));
+    for (args, says) in [
+        (["explain", "ftp://shop.test/", "--live"], "`ftp` is neither `http` nor `https`"),
+        (["explain", "https://shop.test/", "--live"], "no listener takes https"),
+    ] {
+        let said = proxy.cli(&args);
+        assert!(said.code == Some(2) && said.text.contains(says), "{args:?}: {}", said.text);
+    }
+}
