@@ -3,8 +3,8 @@
 
 Needs root and buildah, debootstrap, curl, iproute2; neither a container engine nor a registry. The images that the Dockerfile
 begins with are made by debootstrap and kept in --cache. The compiler is this machine's, its cargo home and target directory are
-laid under the build (what the build writes is thrown away), so that only the program itself is compiled: some minutes. With
---cold its dependencies are, too.
+laid under the build (what the build writes is thrown away), so that only the program itself is compiled, in a minute or two. With
+--cold its dependencies are, too; with --profile release it is compiled as images are that go out, which takes many minutes.
 
 PORTCULLIS_BINARY=FILE spares the compile: `cargo` in the build is then a stand-in that hands over FILE. Everything else is the
 same, but such a run says nothing about whether the Dockerfile compiles.
@@ -149,8 +149,8 @@ def compiler(work, cold):
         stand_in = work / "stand-in"
         stand_in.mkdir()
         cargo = stand_in / "cargo"
-        cargo.write_text('#!/bin/sh\nmkdir -p "${CARGO_TARGET_DIR:-target}/release"\n'
-                         'cp /stand-in/binary "${CARGO_TARGET_DIR:-target}/release/portcullis"\n')
+        cargo.write_text('#!/bin/sh\nfor profile in debug release; do mkdir -p "${CARGO_TARGET_DIR:-target}/$profile"\n'
+                         'cp /stand-in/binary "${CARGO_TARGET_DIR:-target}/$profile/portcullis"; done\n')
         cargo.chmod(0o755)
         shutil.copy(given, stand_in / "binary")
         return ["-v", f"{stand_in}:/stand-in:ro"], ["PATH=/stand-in:/usr/sbin:/usr/bin:/sbin:/bin"]
@@ -169,13 +169,15 @@ def compiler(work, cold):
     return [*volumes, "-v", f"{target}:{target}:O"], [*environment, f"CARGO_TARGET_DIR={target}"]
 
 
-def build(buildah, cache, cold):
-    volumes, environment = compiler(buildah.work, cold)
+def build(buildah, options):
+    cache = options.cache
+    volumes, environment = compiler(buildah.work, options.cold)
     buildah.image_of(tree(cache, "base"), "localhost/base")
     buildah.image_of(tree(cache, "build", BUILD_PACKAGES), "localhost/build", environment)
     began = time.monotonic()
     buildah("bud", "--format", "docker", "--isolation", "chroot", "--pull-never", *volumes,
             "--build-arg", "BUILD_IMAGE=localhost/build", "--build-arg", "BASE_IMAGE=localhost/base",
+            "--build-arg", f"PROFILE={options.profile}",
             "-f", SOURCES / "docker/Dockerfile", "-t", "localhost/portcullis", SOURCES)
     print(f"built in {time.monotonic() - began:.0f} s", flush=True)
     return json.loads(buildah.ask("inspect", "--type", "image", "localhost/portcullis"))["Docker"]["config"]
@@ -397,6 +399,7 @@ def main():
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "portcullis/debian"
     cache = os.environ.get("PORTCULLIS_TEST_CACHE", cache)
     parser.add_argument("--cache", type=Path, default=cache, help="where Debian is kept (PORTCULLIS_TEST_CACHE; %(default)s)")
+    parser.add_argument("--profile", default="dev", choices=["dev", "release"], help="how the program is compiled (%(default)s)")
     parser.add_argument("--cold", action="store_true", help="compile everything")
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -410,7 +413,7 @@ def main():
     check = Checks()
     try:
         buildah = Buildah(work)
-        image = build(buildah, options.cache, options.cold)
+        image = build(buildah, options)
         container = buildah.ask("from", "--pull-never", "localhost/portcullis")
         root = Path(buildah.ask("mount", container))
         for line in buildah.ask("images", "--format", "{{.Name}} {{.Size}}").splitlines():
