@@ -23,9 +23,9 @@ import tempfile
 import time
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[2]
-SUITE = "bookworm"
-MIRROR = "http://deb.debian.org/debian"
+import lab
+from lab import SOURCES, Checks, ask, run, tree, until
+
 # What rust:1-bookworm has and the Dockerfile relies on.
 BUILD_PACKAGES = ["build-essential", "ca-certificates", "cmake"]
 PORT, BACKEND_PORT = 8080, 9000
@@ -66,55 +66,7 @@ exec chroot "$root" setpriv --reuid "$uid" --regid "$gid" --clear-groups --no-ne
 """
 
 
-def run(*command, **options):
-    options = {"check": True, "text": True, **options}
-    return subprocess.run([str(part) for part in command], **options)
-
-
-def ask(*command):
-    return run(*command, stdout=subprocess.PIPE).stdout.strip()
-
-
-def until(seconds, condition):
-    """Waits for a condition; what it was at last."""
-    end = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return met
-
-
-class Checks:
-    def __init__(self):
-        self.failed = 0
-        self.count = 0
-
-    def that(self, what, holds, seen=""):
-        self.count += 1
-        self.failed += not holds
-        # The end of what was seen: the log has its newest lines there.
-        seen = f"  ({str(seen).strip()[-300:]})" if seen != "" and not holds else ""
-        print(f"{'ok     ' if holds else 'FAILED '} {what}{seen}", flush=True)
-
-
 # === The images that the Dockerfile begins with ===
-
-
-def tree(cache, name, packages=()):
-    """A Debian, made once."""
-    kept = cache / f"{SUITE}-{name}"
-    if not kept.is_dir():
-        print(f"debootstrap: {kept}", flush=True)
-        aside = Path(tempfile.mkdtemp(dir=cache, prefix=f"{name}."))
-        include = [f"--include={','.join(packages)}"] if packages else []
-        try:
-            run("debootstrap", "--variant=minbase", *include, SUITE, aside, MIRROR, stdout=subprocess.DEVNULL)
-            shutil.rmtree(aside / "var/cache/apt/archives", ignore_errors=True)
-            aside.chmod(0o755)
-            aside.rename(kept)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-    return kept
 
 
 class Buildah:
@@ -396,9 +348,7 @@ def watching(check, image, root, work):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "portcullis/debian"
-    cache = os.environ.get("PORTCULLIS_TEST_CACHE", cache)
-    parser.add_argument("--cache", type=Path, default=cache, help="where Debian is kept (PORTCULLIS_TEST_CACHE; %(default)s)")
+    lab.add_cache(parser)
     parser.add_argument("--profile", default="dev", choices=["dev", "release"], help="how the program is compiled (%(default)s)")
     parser.add_argument("--cold", action="store_true", help="compile everything")
     options = parser.parse_args()
