@@ -301,6 +301,7 @@ fn told(result: Result<Told, CommandError>) -> Response<Body> {
         "needs_upgrade": told.needs_upgrade,
         "needs_restart": told.needs_restart,
         "pending": told.pending,
+        "is_kept": told.is_kept,
         "diagnostics": diagnostics(&told.report),
         "text": told.report.render(false),
     });

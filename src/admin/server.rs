@@ -34,10 +34,18 @@ pub struct Bound {
 
 struct Socket {
     listener: UnixListener,
-    /// Where it is until it is published.
-    aside: PathBuf,
+    aside: Aside,
     path: PathBuf,
     group: Option<Gid>,
+}
+
+/// Where a socket is until it is published; one that never is leaves nothing behind.
+struct Aside(PathBuf);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Why something cannot be bound.
@@ -97,17 +105,14 @@ fn bind_socket(path: &Path, group: Option<&str>, takes_over: bool) -> io::Result
     }
     // Published by a rename, so that there is always a socket that answers, and never one with too wide a mode.
     // Short: the path of a socket has few bytes.
-    let aside = path.with_file_name(format!(".{}", std::process::id()));
-    let _ = fs::remove_file(&aside);
-    let listener = UnixListener::bind(&aside)?;
-    let finish = || {
-        fs::set_permissions(&aside, fs::Permissions::from_mode(0o660))?;
-        if let Some(group) = group {
-            nix::unistd::chown(&aside, None, Some(group))?;
-        }
-        listener.set_nonblocking(true)
-    };
-    finish().inspect_err(|_| drop(fs::remove_file(&aside)))?;
+    let aside = Aside(path.with_file_name(format!(".{}", std::process::id())));
+    let _ = fs::remove_file(&aside.0);
+    let listener = UnixListener::bind(&aside.0)?;
+    fs::set_permissions(&aside.0, fs::Permissions::from_mode(0o660))?;
+    if let Some(group) = group {
+        nix::unistd::chown(&aside.0, None, Some(group))?;
+    }
+    listener.set_nonblocking(true)?;
     Ok(Socket { listener, aside, path: path.to_owned(), group })
 }
 
@@ -131,7 +136,7 @@ impl Bound {
     pub fn give_to(&self, user: Uid, group: Gid, with_group: bool) {
         if let Some(socket) = &self.socket {
             // Root can do without; for others `serve` says what it lacks.
-            let path = if socket.aside.exists() { &socket.aside } else { &socket.path };
+            let path = if socket.aside.0.exists() { &socket.aside.0 } else { &socket.path };
             let _ = nix::unistd::chown(path, Some(user), with_group.then_some(group));
         }
     }
@@ -139,7 +144,7 @@ impl Bound {
     /// Puts the socket where commands look for it, if it is not there yet.
     pub fn publish(&self) -> io::Result<()> {
         match &self.socket {
-            Some(socket) if socket.aside.exists() => fs::rename(&socket.aside, &socket.path),
+            Some(socket) if socket.aside.0.exists() => fs::rename(&socket.aside.0, &socket.path),
             _ => Ok(()),
         }
     }

@@ -38,7 +38,7 @@ pub(super) struct Reload {
     /// Lets a mistake in one site refuse everything.
     #[arg(long)]
     strict: bool,
-    /// Ends sites whose files are gone; without it they go on in their last good version.
+    /// Ends sites whose files are gone, which go on in their last good version without it, and managed users tables without a file.
     #[arg(long)]
     prune: bool,
     /// Goes back to the former configuration after this time, unless `portcullis confirm` comes first.
@@ -299,6 +299,9 @@ fn put_in_force(socket: &Socket, path: &str, body: &Value) -> ExitCode {
         return ExitCode::from(exit::CONFIG);
     }
     print(&told::in_force(&answer));
+    if answer["is_kept"] == false {
+        say("it could not be kept (the log tells why): after a restart there is no way back to it, and none to what it has changed\n");
+    }
     for broken in rows(&answer["broken_sites"]) {
         say(&format!("{}\n", broken["text"].as_str().unwrap_or_default()));
     }

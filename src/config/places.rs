@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use granit_parser::{Event, Parser};
+
 use super::diagnostic::Report;
 use super::files::Files;
 use super::origin::Origin;
@@ -30,10 +32,43 @@ pub fn user_place(files: &[PathBuf], user: &str) -> Option<Origin> {
     files.iter().find_map(|file| in_file(file, user))
 }
 
+/// Read piece by piece, since the running process is asked too: a tree of a million rows takes gigabytes.
 fn in_file(file: &Path, user: &str) -> Option<Origin> {
-    let document = read_document(&Files::on_disk(), file, &mut Report::default())?;
-    let Kind::Mapping(entries) = &document.root.kind else { return None };
-    let users = entries.iter().find(|entry| entry.key == "users")?;
-    let span = users.value.key_span(user)?;
-    Some(Origin::from(&document.place(span)))
+    let text = Files::on_disk().text(file).ok()?;
+    let mut events = Parser::new_from_str(&text);
+    let mut mappings: Vec<Level> = Vec::new();
+    loop {
+        let (event, span) = events.next_event()?.ok()?;
+        let depth = mappings.len();
+        match event {
+            Event::Scalar(word, ..) => {
+                let (in_users, level) = (depth == 2 && mappings.first()?.key == "users", mappings.last_mut()?);
+                if in_users && level.expects_key && word == user {
+                    let before = text.get(..span.start.byte_offset()?)?;
+                    let line = u32::try_from(before.matches('\n').count() + 1).ok()?;
+                    return Some(Origin { file: file.into(), line });
+                }
+                if level.expects_key && depth == 1 {
+                    level.key = word.into_owned();
+                }
+                level.expects_key = !level.expects_key;
+            }
+            Event::MappingStart(..) => mappings.push(Level { expects_key: true, key: String::new() }),
+            Event::MappingEnd => {
+                mappings.pop();
+                // It was a value.
+                mappings.last_mut()?.expects_key = true;
+            }
+            // There are none in users files.
+            Event::SequenceStart(..) | Event::Alias(_) => return None,
+            _ => {}
+        }
+    }
+}
+
+/// A mapping that has begun.
+struct Level {
+    expects_key: bool,
+    /// The last key, where that matters.
+    key: String,
 }

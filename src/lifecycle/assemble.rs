@@ -1,17 +1,17 @@
 //! From files to a configuration that can be put in force: what is broken or gone is replaced by its last good version,
 //! managed tables get their rows, switches stand as the operator has set them. A start and a reload both come through here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::check::{keep_last_good, keep_vanished};
-use crate::config::diagnostic::{Diagnostic, Report};
+use super::tables;
+use crate::config::check::{domains_left, keep_last_good, keep_vanished};
+use crate::config::diagnostic::Report;
 use crate::config::files::{self, Files, Stamp, Texts};
 use crate::config::{self, Config, Previous, Site};
 use crate::load::load;
-use crate::persist::{KeptSite, Store, StoredRow, SwitchRecord};
-use crate::routing::users::Row;
+use crate::persist::{KeptSite, Store, SwitchRecord};
 
 /// What a configuration is made from.
 pub struct Sources<'a> {
@@ -21,11 +21,14 @@ pub struct Sources<'a> {
     pub previous: &'a Previous,
     pub store: Option<&'a Store>,
     pub switches: &'a BTreeMap<String, SwitchRecord>,
-    /// Sites whose files are gone are gone.
+    /// Sites whose files are gone are gone, and so are managed tables.
     pub prune: bool,
+    /// Nothing was in force before.
+    pub is_first: bool,
 }
 
 /// A configuration with what is to be said about it.
+#[derive(Default)]
 pub struct Assembled {
     /// `None`: refused.
     pub config: Option<Config>,
@@ -39,6 +42,8 @@ pub struct Assembled {
     pub unswitched: Vec<String>,
     /// Managed tables that were never kept: their files seed them.
     pub seeded: Vec<String>,
+    /// Managed tables that are kept and to be forgotten.
+    pub lost_tables: Vec<String>,
 }
 
 impl Assembled {
@@ -66,8 +71,12 @@ impl BrokenSite {
     pub fn tell(&self) -> String {
         let Self { name, path, .. } = self;
         match (self.vanished, self.kept) {
-            (true, _) => format!(
+            (true, true) => format!(
                 "site {name}: its file {} is gone; its last good version stays (`portcullis reload --prune` ends it)",
+                path.display()
+            ),
+            (true, false) => format!(
+                "site {name}: its file {} is gone, and its last good version cannot be used any more: nobody answers for it (`portcullis reload --prune` ends it)",
                 path.display()
             ),
             (false, true) => format!("site {name} has errors: its last good version stays"),
@@ -88,11 +97,10 @@ pub fn complete(sources: &Sources<'_>, loaded: config::Loaded, files: Files) -> 
     let (texts, stamps) = files.into_read();
     let report = loaded.report;
     let Some(config) = loaded.config else {
-        return Assembled { config: None, report, broken: Vec::new(), texts, stamps, seeded: Vec::new(), unswitched: Vec::new() };
+        return Assembled { report, texts, stamps, ..Assembled::default() };
     };
     let mut config = config;
-    let mut assembled =
-        Assembled { config: None, broken: broken_sites(&config), report, texts, stamps, seeded: Vec::new(), unswitched: Vec::new() };
+    let mut assembled = Assembled { broken: broken_sites(&config), report, texts, stamps, ..Assembled::default() };
     let restored = keep_last_good(&mut config, sources.previous);
     for broken in &mut assembled.broken {
         broken.kept = restored.contains(&broken.name);
@@ -100,7 +108,7 @@ pub fn complete(sources: &Sources<'_>, loaded: config::Loaded, files: Files) -> 
     if !sources.prune && sources.kept.is_none() {
         keep_lost_sites(&mut config, sources, &mut assembled);
     }
-    let filled = fill_managed_tables(&mut config, sources, &mut assembled);
+    let filled = tables::fill(&mut config, sources, &mut assembled);
     // What stays as it was stays switched as it was.
     let kept: Vec<&str> = assembled.broken.iter().filter(|broken| broken.kept).map(|broken| broken.name.as_str()).collect();
     assembled.unswitched = apply_switches(&mut config, sources.switches, &kept);
@@ -135,13 +143,21 @@ fn keep_lost_sites(config: &mut Config, sources: &Sources<'_>, assembled: &mut A
     }
     // They are checked anew, with the groups that there are now.
     let as_it_was = load(sources.path, &Files::instead(texts), sources.previous);
-    let Some(Config { sites, groups, store, .. }) = as_it_was.config else { return };
-    let previous = Previous { sites, groups, store };
-    let restored = keep_last_good(config, &previous);
-    for broken in assembled.broken.iter_mut().filter(|broken| restored.contains(&broken.name)) {
-        broken.kept = true;
+    if let Some(Config { sites, groups, store, .. }) = as_it_was.config {
+        let previous = Previous { sites, groups, store };
+        let restored = keep_last_good(config, &previous);
+        for broken in assembled.broken.iter_mut().filter(|broken| restored.contains(&broken.name)) {
+            broken.kept = true;
+        }
+        keep_vanished_of(&previous, config, assembled);
+        // What is kept of the others stays: the key that a site lacks may come back as well as its file.
+        for site in previous.sites.iter().filter(|site| is_gone(&site.path, config)) {
+            let is_told = assembled.broken.iter().any(|broken| broken.path == site.path);
+            if !is_told && !domains_left(config, site).is_empty() {
+                assembled.broken.push(BrokenSite { name: site.name.clone(), path: site.path.clone(), vanished: true, kept: false });
+            }
+        }
     }
-    keep_vanished_of(&previous, config, assembled);
 }
 
 fn keep_vanished_of(previous: &Previous, config: &mut Config, assembled: &mut Assembled) {
@@ -158,73 +174,7 @@ fn is_gone(path: &Path, config: &Config) -> bool {
     named && std::fs::metadata(path).is_err() && !config.sites.iter().any(|site| site.path == path)
 }
 
-// === Managed tables and switches ===
-
-/// Gives managed tables the rows that are kept. `false`: rows name groups that there are not, and it was said.
-fn fill_managed_tables(config: &mut Config, sources: &Sources<'_>, assembled: &mut Assembled) -> bool {
-    let names: Vec<String> = config.users.managed().map(str::to_owned).collect();
-    if names.is_empty() {
-        return true;
-    }
-    let Some(store) = sources.store else {
-        let why = "managed users tables are kept in `state_dir`, which cannot be used";
-        assembled
-            .report
-            .push(Diagnostic::about_file(sources.path, why).with_help("make the directory writable, or set another `state_dir`"));
-        return false;
-    };
-    let groups: HashMap<&str, u32> =
-        (0..).zip(&config.groups).filter(|(_, group)| !group.of_site).map(|(id, group)| (group.name.as_str(), id)).collect();
-    let mut rows: Vec<(&str, String, Row)> = Vec::new();
-    let mut missing: BTreeMap<String, (usize, String)> = BTreeMap::new();
-    let (mut twice, users) = (None, &config.users);
-    let mut kept: Vec<&str> = Vec::new();
-    for name in &names {
-        let mut each = |user: &str, row: StoredRow| {
-            if users.row(user).is_some_and(|(table, _)| table.is_none()) {
-                twice.get_or_insert_with(|| (user.to_owned(), name.clone()));
-            }
-            let placed = row.into_iter().filter_map(|(word, group)| match groups.get(group.as_str()) {
-                Some(id) => Some((word, *id)),
-                None => {
-                    missing.entry(group).or_insert_with(|| (0, user.to_owned())).0 += 1;
-                    None
-                }
-            });
-            rows.push((name, user.to_owned(), placed.collect()));
-        };
-        let read = match store.table_version(name) {
-            Ok(Some(_)) => {
-                kept.push(name);
-                store.rows(name, &mut each)
-            }
-            Ok(None) => {
-                assembled.seeded.push(name.clone());
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = read {
-            assembled.report.push(Diagnostic::about_file(sources.path, format!("the managed table `{name}` cannot be read: {error}")));
-            return false;
-        }
-    }
-    for (group, (count, user)) in &missing {
-        let why = format!("no backend group is named `{group}`, but rows of managed tables lead there: {count}, such as that of `{user}`");
-        let help = format!("keep the group, or move them first: `portcullis users set {user} …`");
-        assembled.report.push(Diagnostic::about_file(sources.path, why).with_help(help));
-    }
-    if let Some((user, table)) = &twice {
-        let why = format!("the user `{user}` is in the managed table `{table}` and in a users file");
-        let help = format!("remove it from the file, or: `portcullis users remove {user}`");
-        assembled.report.push(Diagnostic::about_file(sources.path, why).with_help(help));
-        return false;
-    }
-    if !kept.is_empty() && missing.is_empty() {
-        config.users = config.users.with_tables(&kept, rows.iter().map(|(table, user, row)| (*table, user.as_str(), row.as_slice())));
-    }
-    missing.is_empty()
-}
+// === Switches ===
 
 /// Lets sites use the group that an operator has switched them to, as long as their files say what they said then. Gives the
 /// sites whose files say something else.

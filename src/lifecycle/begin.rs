@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::assemble::{Assembled, Sources, assemble, complete};
 use super::control::{Applied, Spoken};
 use super::handover::Inheritance;
-use super::keep::{seeds_of, versions_of};
+use super::keep::{Unkept, seeds_of, versions_of};
 use super::reload::say;
 use crate::config::diagnostic::Report;
 use crate::config::files::Files;
@@ -59,7 +59,15 @@ impl Beginning {
         let store = open_store(config, inheritance)?;
         let mut spoken = store.as_deref().map(Spoken::kept).transpose()?.unwrap_or_default();
         let previous = Previous::default();
-        let sources = |kept| Sources { path, kept, previous: &previous, store: store.as_deref(), switches: &spoken.switches, prune: false };
+        let sources = |kept| Sources {
+            path,
+            kept,
+            previous: &previous,
+            store: store.as_deref(),
+            switches: &spoken.switches,
+            prune: false,
+            is_first: inheritance.is_none(),
+        };
         let pinned = store.as_ref().and_then(|store| store.pinned().ok().flatten());
         let kept = pinned.and_then(|number| Some((number, store.as_ref()?.texts_of(number).ok()?)));
         if let Some((number, texts)) = kept {
@@ -82,11 +90,11 @@ impl Beginning {
         if inheritance.is_some() {
             log::info!("the configuration is good; taking over");
         }
-        spoken.forget_switches(&assembled.unswitched, store.as_deref());
+        spoken.switches.retain(|site, _| !assembled.unswitched.contains(site));
         Ok(Self { config, assembled, store, spoken, rolled_back_to: None })
     }
 
-    /// Makes the snapshot that the process begins with, and keeps its configuration.
+    /// Makes the snapshot that the process begins with.
     pub fn compile(self, health: &HealthChecks, tls: &tls::Shared, secret: &[u8], by: &str) -> Begun {
         let Self { config, assembled, store, spoken, rolled_back_to } = self;
         let seeds = seeds_of(&config, &assembled.seeded);
@@ -95,8 +103,8 @@ impl Beginning {
         let snapshot = compile(config, &Carry { generation, health, tls, secret, standing: &standing });
         let versions = versions_of(&snapshot.checked.sites, &assembled, store.as_deref());
         let applied = Applied::new(&snapshot, assembled.broken, &versions, by, rolled_back_to);
-        let applied = applied.kept(store.as_deref(), snapshot.good_sites(), Vec::new(), &versions, &seeds);
-        Begun { snapshot, applied, store, spoken }
+        let unkept = Unkept { versions, seeds, sites: snapshot.good_sites(), unswitched: assembled.unswitched };
+        Begun { snapshot, applied, unkept, store, spoken }
     }
 }
 
@@ -104,6 +112,7 @@ impl Beginning {
 pub struct Begun {
     pub snapshot: Snapshot,
     pub applied: Applied,
+    pub unkept: Unkept,
     pub store: Option<Arc<Store>>,
     pub spoken: Spoken,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -48,11 +48,14 @@ pub struct Control {
     spoken: ArcSwap<Spoken>,
     /// Two changes that overlap could publish in the wrong order.
     one_at_a_time: Mutex<Changing>,
+    begun: Condvar,
 }
 
 /// What only changes under the lock.
 #[derive(Default)]
 pub(super) struct Changing {
+    /// What the process began with is kept: changes come after it.
+    begun: bool,
     /// Another process is to take over: nothing may change that it has not seen.
     pub(super) upgrading: bool,
 }
@@ -91,16 +94,6 @@ impl Spoken {
     /// What was said to processes before.
     pub(super) fn kept(store: &Store) -> Result<Self, persist::Error> {
         Ok(Self { backends: store.backends()?, switches: store.switches()? })
-    }
-
-    /// The files of these sites count again.
-    pub(super) fn forget_switches(&mut self, sites: &[String], store: Option<&Store>) {
-        for site in sites {
-            self.switches.remove(site);
-            if let Some(Err(error)) = store.map(|store| store.keep_switch(site, None)) {
-                log::error!("the switch of the site {site} cannot be forgotten: {error}");
-            }
-        }
     }
 
     pub fn standing(&self, group: &str, backend: &str) -> Standing {
@@ -195,6 +188,7 @@ impl Control {
             worker: Worker::start(),
             spoken: ArcSwap::from_pointee(spoken),
             one_at_a_time: Mutex::default(),
+            begun: Condvar::new(),
         }
     }
 
@@ -238,12 +232,13 @@ impl Control {
         self.pending.subscribe()
     }
 
-    /// Goes on waiting for the confirmation that a process before has waited for.
+    /// Goes on waiting for the confirmation that another process has waited for, unless that one was told.
     pub fn take_up_pending(&self) {
-        if let Some(Ok(Some(pending))) = self.store().map(Store::pending) {
-            log::warn!("the configuration in force waits for `portcullis confirm`; otherwise generation {} comes back", pending.former);
-            self.pending.send_replace(Some(pending));
+        let Some(Ok(pending)) = self.store().map(Store::pending) else { return };
+        if let Some(Pending { former, .. }) = &pending {
+            log::warn!("the configuration in force waits for `portcullis confirm`; otherwise generation {former} comes back");
         }
+        self.pending.send_replace(pending);
     }
 
     /// What an operator has said of backends and sites.
@@ -257,7 +252,13 @@ impl Control {
 
     /// The right to change what is in force.
     pub(super) fn lock(&self) -> MutexGuard<'_, Changing> {
-        self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner)
+        let changing = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        self.begun.wait_while(changing, |changing| !changing.begun).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin_changes(&self) {
+        self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner).begun = true;
+        self.begun.notify_all();
     }
 
     /// The same, unless another process is about to take over.

@@ -4,8 +4,9 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -31,14 +32,15 @@ pub enum FromOld {
         tickets: HandedKeys,
         plain_admin: bool,
         state: Option<PathBuf>,
+        #[serde(default)]
+        predecessors: usize,
     },
     /// With a socket.
-    Listener {
-        address: SocketAddr,
-        nth: usize,
-    },
+    Listener { address: SocketAddr, nth: usize },
     /// With a socket.
     PlainAdmin,
+    /// With the line to a process that had handed over to the old one and still finishes.
+    Predecessor,
     /// The old process has stopped accepting: everything is the new one's.
     Yours,
 }
@@ -75,6 +77,17 @@ pub struct Inheritance {
     pub tickets: HandedKeys,
     /// The state file that the old process has used.
     pub state: Option<PathBuf>,
+    /// Lines that end with the processes before the old one.
+    pub predecessors: Vec<Line>,
+}
+
+/// What the old process hands over.
+pub struct Estate<'a, S> {
+    pub listeners: &'a [(SocketAddr, usize, S)],
+    pub plain_admin: Option<&'a TcpListener>,
+    pub tickets: HandedKeys,
+    pub state: Option<&'a Path>,
+    pub predecessors: &'a [Arc<Line>],
 }
 
 impl Line {
@@ -88,11 +101,11 @@ impl Line {
         Self(end)
     }
 
-    pub fn send(&self, message: &impl Serialize, socket: Option<&TcpListener>) -> io::Result<()> {
+    pub fn send(&self, message: &impl Serialize, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let bytes = serde_json::to_vec(message).map_err(io::Error::other)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let sockets = socket.map(|socket| [socket.as_fd()]);
+        let sockets = socket.map(|socket| [socket]);
         if let Some(sockets) = &sockets {
             control.push(SendAncillaryMessage::ScmRights(sockets));
         }
@@ -132,35 +145,36 @@ impl Line {
     }
 
     /// Hands sockets and keys over.
-    pub fn hand_over(
-        &self,
-        listeners: &[(SocketAddr, usize, impl std::ops::Deref<Target = TcpListener>)],
-        plain_admin: Option<&TcpListener>,
-        tickets: HandedKeys,
-        state: Option<&Path>,
-    ) -> io::Result<()> {
-        let state = state.map(Path::to_owned);
-        let hello = FromOld::Hello { protocol: PROTOCOL, listeners: listeners.len(), tickets, plain_admin: plain_admin.is_some(), state };
+    pub fn hand_over(&self, estate: Estate<'_, impl std::ops::Deref<Target = TcpListener>>) -> io::Result<()> {
+        let Estate { listeners, plain_admin, tickets, state, predecessors } = estate;
+        let hello = FromOld::Hello {
+            protocol: PROTOCOL,
+            listeners: listeners.len(),
+            tickets,
+            plain_admin: plain_admin.is_some(),
+            state: state.map(Path::to_owned),
+            predecessors: predecessors.len(),
+        };
         self.send(&hello, None)?;
         for (address, nth, socket) in listeners {
-            self.send(&FromOld::Listener { address: *address, nth: *nth }, Some(socket))?;
+            self.send(&FromOld::Listener { address: *address, nth: *nth }, Some(socket.as_fd()))?;
         }
-        match plain_admin {
-            Some(socket) => self.send(&FromOld::PlainAdmin, Some(socket)),
-            None => Ok(()),
+        if let Some(socket) = plain_admin {
+            self.send(&FromOld::PlainAdmin, Some(socket.as_fd()))?;
         }
+        predecessors.iter().try_for_each(|line| self.send(&FromOld::Predecessor, Some(line.0.as_fd())))
     }
 
     /// Takes them.
     pub fn inherit(&self, patience: Duration) -> io::Result<Inheritance> {
         let unexpected = || io::Error::new(io::ErrorKind::InvalidData, "the old process says something else than expected");
-        let (FromOld::Hello { protocol, listeners, tickets, plain_admin, state }, _) = self.receive(patience)? else {
+        let (FromOld::Hello { protocol, listeners, tickets, plain_admin, state, predecessors }, _) = self.receive(patience)? else {
             return Err(unexpected());
         };
         if protocol != PROTOCOL {
             return Err(io::Error::other(format!("the old process speaks protocol {protocol}, this one {PROTOCOL}: restart instead")));
         }
-        let mut inherited = Inheritance { listeners: Vec::new(), plain_admin: None, tickets, state };
+        let mut inherited = Inheritance { listeners: Vec::new(), plain_admin: None, tickets, state, predecessors: Vec::new() };
         for _ in 0..listeners {
             let (FromOld::Listener { address, nth }, Some(socket)) = self.receive(patience)? else { return Err(unexpected()) };
             inherited.listeners.push((address, nth, socket.into()));
@@ -168,6 +182,10 @@ impl Line {
         if plain_admin {
             let (FromOld::PlainAdmin, Some(socket)) = self.receive(patience)? else { return Err(unexpected()) };
             inherited.plain_admin = Some(socket.into());
+        }
+        for _ in 0..predecessors {
+            let (FromOld::Predecessor, Some(line)) = self.receive(patience)? else { return Err(unexpected()) };
+            inherited.predecessors.push(Line(line));
         }
         Ok(inherited)
     }
@@ -186,11 +204,20 @@ mod tests {
         let tickets = crate::tls::tickets::Tickets::new().unwrap();
         let wanted: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let handed: Vec<_> = sockets.iter().enumerate().map(|(nth, socket)| (wanted, nth, socket)).collect();
-        old.hand_over(&handed, Some(&plain), tickets.hand_over(), None).unwrap();
+        let (before, older) = Line::pair().unwrap();
+        let (tickets_handed, predecessors) = (tickets.hand_over(), [Arc::new(Line::new(older))]);
+        let estate =
+            Estate { listeners: &handed, plain_admin: Some(&plain), tickets: tickets_handed, state: None, predecessors: &predecessors };
+        old.hand_over(estate).unwrap();
         let got = new.inherit(Duration::from_secs(5)).unwrap();
         let addresses: Vec<_> = got.listeners.iter().map(|(_, nth, socket)| (*nth, socket.local_addr().unwrap())).collect();
         assert_eq!(addresses, sockets.iter().map(|socket| socket.local_addr().unwrap()).enumerate().collect::<Vec<_>>());
         assert_eq!(got.plain_admin.unwrap().local_addr().unwrap(), plain.local_addr().unwrap());
+        let alive = got.predecessors[0].receive::<FromOld>(Duration::from_millis(20)).err().unwrap();
+        assert_eq!(alive.kind(), io::ErrorKind::TimedOut, "the process before the old one still finishes");
+        drop(before);
+        let ended = got.predecessors[0].receive::<FromOld>(Duration::from_secs(5)).err().unwrap();
+        assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
         let silence = old.receive::<FromNew>(Duration::from_millis(20)).err().unwrap();
         assert_eq!(silence.kind(), io::ErrorKind::TimedOut);
         new.send(&FromNew::Serving, None).unwrap();
@@ -199,7 +226,14 @@ mod tests {
         assert_eq!(old.receive::<FromNew>(Duration::from_secs(5)).err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
         let (old, new) = Line::pair().unwrap();
         old.send(
-            &FromOld::Hello { protocol: PROTOCOL + 1, listeners: 0, tickets: tickets.hand_over(), plain_admin: false, state: None },
+            &FromOld::Hello {
+                protocol: PROTOCOL + 1,
+                listeners: 0,
+                tickets: tickets.hand_over(),
+                plain_admin: false,
+                state: None,
+                predecessors: 0,
+            },
             None,
         )
         .unwrap();

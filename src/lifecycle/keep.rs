@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::assemble::{Assembled, BrokenSite};
-use super::control::Applied;
+use super::control::{Applied, Control};
 use crate::config::files::Texts;
 use crate::config::{Config, Site};
 use crate::persist::{Kept, KeptSite, Store, StoredRow, digest_of};
@@ -18,6 +18,7 @@ pub(super) struct Versions {
     good: Vec<(PathBuf, KeptSite)>,
     /// Sites whose kept versions go on being kept.
     stay: Vec<PathBuf>,
+    lost_tables: Vec<String>,
 }
 
 /// The rows of a managed table that its file has.
@@ -41,7 +42,7 @@ pub(super) fn versions_of(sites: &[Arc<Site>], assembled: &Assembled, store: Opt
     let good =
         sites.iter().filter(|site| !is_broken(site)).map(|site| (site.path.clone(), KeptSite::new(&site.name, &site.digest))).collect();
     let stay = assembled.broken.iter().map(|broken| broken.path.clone()).collect();
-    Versions { files, texts, good, stay }
+    Versions { files, texts, good, stay, lost_tables: assembled.lost_tables.clone() }
 }
 
 pub(super) fn seeds_of(config: &Config, seeded: &[String]) -> Vec<Seed> {
@@ -56,6 +57,44 @@ pub(super) fn seeds_of(config: &Config, seeded: &[String]) -> Vec<Seed> {
         }
     }
     seeds
+}
+
+/// The configuration that a process begins with, as far as it is to be kept.
+pub struct Unkept {
+    pub(super) versions: Versions,
+    pub(super) seeds: Vec<Seed>,
+    pub(super) sites: usize,
+    /// Sites whose files count again.
+    pub(super) unswitched: Vec<String>,
+}
+
+impl Control {
+    /// Keeps the configuration that this process began with, and lets it change from then on. A process that takes over does so
+    /// once it serves: one that does not get that far leaves nothing behind that the process before would not know.
+    pub fn keep_first(&self, unkept: Unkept) {
+        let _begins = Begins(self);
+        let Unkept { versions, seeds, sites, unswitched } = unkept;
+        forget_switches(&unswitched, self.store());
+        self.set_applied(Applied::clone(&self.applied()).kept(self.store(), sites, Vec::new(), &versions, &seeds));
+    }
+}
+
+/// Lets changes begin at its end, whatever comes between.
+struct Begins<'a>(&'a Control);
+
+impl Drop for Begins<'_> {
+    fn drop(&mut self) {
+        self.0.begin_changes();
+    }
+}
+
+/// The files of these sites count again, also after a restart.
+pub(super) fn forget_switches(sites: &[String], store: Option<&Store>) {
+    for site in sites {
+        if let Some(Err(error)) = store.map(|store| store.keep_switch(site, None)) {
+            log::error!("the switch of the site {site} cannot be forgotten: {error}");
+        }
+    }
 }
 
 impl Applied {
@@ -82,6 +121,7 @@ impl Applied {
             texts: &versions.texts,
             good: versions.good.iter().map(|(path, site)| (path.as_path(), site.clone())).collect(),
             stay: &versions.stay,
+            lost_tables: &versions.lost_tables,
             seeds: seeds.iter().map(|seed| (seed.table.as_str(), seed.rows.as_slice())).collect(),
         });
         if let Err(error) = &result {

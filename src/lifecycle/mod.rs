@@ -15,6 +15,7 @@ pub mod reload;
 pub mod sticky_key;
 pub mod stop;
 pub mod supervisor;
+mod tables;
 pub mod upgrade;
 pub mod users;
 mod watch;

@@ -15,8 +15,9 @@ pub fn status(status: &str) {
 
 /// The process ends, and may take so long.
 pub fn stopping(patience: Duration) {
-    let patience = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
-    tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(patience)]);
+    // More than 32 bits of microseconds is little over an hour.
+    let extension = format!("EXTEND_TIMEOUT_USEC={}", patience.as_micros());
+    tell(&[NotifyState::Stopping, NotifyState::Custom(&extension)]);
 }
 
 /// How often the service manager wants to hear that the process is alive; `None`: it does not.

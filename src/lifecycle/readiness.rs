@@ -31,6 +31,11 @@ impl Readiness {
         *self.0.borrow()
     }
 
+    /// Waits until no other process has the sockets.
+    pub async fn serves(&self) {
+        let _ = self.watch().wait_for(|stage| *stage != Stage::HandedOver).await;
+    }
+
     pub fn watch(&self) -> watch::Receiver<Stage> {
         self.0.subscribe()
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::assemble::{Assembled, BrokenSite, Sources, assemble};
 use super::changes::{Before, between};
 use super::control::{Applied, Changing, CommandError, Control, Fixed, Settings, Spoken};
-use super::keep::{seeds_of, versions_of};
+use super::keep::{forget_switches, seeds_of, versions_of};
 use crate::config::diagnostic::{Diagnostic, Report, Severity};
 use crate::config::files::Texts;
 use crate::config::{Config, Previous};
@@ -52,6 +52,8 @@ pub struct Told {
     pub needs_restart: Vec<&'static str>,
     /// Until when it must be confirmed.
     pub pending: Option<Pending>,
+    /// Whether there is a way back to what is in force now, also after a restart.
+    pub is_kept: bool,
 }
 
 /// What is put in force.
@@ -84,10 +86,28 @@ impl Control {
 
     fn reload_here(&self, asked: &Reload) -> Result<Told, CommandError> {
         let mut changing = self.change().inspect_err(|error| log::warn!("reload by {}: {error}", asked.by))?;
-        if asked.confirm.is_some() && !self.applied().is_kept {
+        let applied = self.applied();
+        let is_kept = || applied.is_kept && self.store().is_some_and(|store| store.texts_of(applied.generation).is_ok());
+        if asked.confirm.is_some() && self.pending().is_none() && !is_kept() {
             return Err(CommandError::Failed("the configuration in force could not be kept, so there would be no way back".to_owned()));
         }
-        Ok(self.put_in_force(&mut changing, asked, From::Disk))
+        let before = self.pending();
+        if let Some(time) = asked.confirm {
+            // What was confirmed last stays the way back. Remembered first: the former generation is then not forgotten, and there is
+            // a way back also from a configuration that ends the process.
+            let former = before.as_ref().map_or(applied.generation, |pending| pending.former);
+            let until = seconds(SystemTime::now()).saturating_add(time.as_secs());
+            self.set_pending(Some(Pending { former, until }))?;
+        }
+        let told = self.put_in_force(&mut changing, asked, From::Disk);
+        if told.outcome == Outcome::Refused && asked.confirm.is_some() {
+            if let Err(error) = self.set_pending(before) {
+                // It goes back to what is in force then.
+                log::error!("{error}");
+            }
+            return Ok(Told { pending: self.pending(), ..told });
+        }
+        Ok(told)
     }
 
     /// Puts a configuration in force that was in force before, the last different one unless told otherwise. The files on disk
@@ -160,14 +180,13 @@ impl Control {
     /// Remembers the way back, or that nobody needs it any more.
     ///
     /// # Errors
-    /// It cannot be kept. A way back is remembered all the same, for as long as the process runs; one that is not needed any more
-    /// would come up again after a restart, so it stays.
+    /// It cannot be kept, and nothing has changed.
     fn set_pending(&self, pending: Option<Pending>) -> Result<(), CommandError> {
         if *self.pending.borrow() == pending {
             return Ok(());
         }
         let kept = self.store().map_or(Ok(()), |store| store.set_pending(pending.as_ref()));
-        if kept.is_ok() || pending.is_some() {
+        if kept.is_ok() {
             self.pending.send_replace(pending);
         }
         kept.map_err(|error| CommandError::Failed(format!("what waits for a confirmation cannot be kept: {error}")))
@@ -209,16 +228,9 @@ impl Control {
             self.shared.log.apply(log);
         }
         self.settings.store(Arc::new(settings));
-        if let Some(time) = asked.confirm {
-            // What was confirmed last stays the way back. Remembered first: the former generation is then not forgotten.
-            let former = self.pending().map_or_else(|| self.applied().generation, |pending| pending.former);
-            let until = seconds(SystemTime::now()).saturating_add(time.as_secs());
-            if let Err(error) = self.set_pending(Some(Pending { former, until })) {
-                log::error!("{error}");
-            }
-        }
         let shown = changes.iter().take(SHOWN_CHANGES).cloned().collect();
         let applied = applied.kept(self.store(), sites, shown, &versions, &seeds);
+        let is_kept = applied.is_kept;
         self.set_applied(applied.clone());
         log::info!("{}", in_force(&applied, sites));
         super::notify::status(&format!("generation {} is in force", applied.generation));
@@ -234,6 +246,7 @@ impl Control {
             needs_upgrade,
             needs_restart,
             pending: self.pending(),
+            is_kept,
         }
     }
 
@@ -250,7 +263,13 @@ impl Control {
             let pinned = store.pinned().ok().flatten();
             let from = pinned.and_then(|number| Some(From::Generation(number, store.texts_of(number).ok()?)));
             let asked = Reload { by: "the end of the process that had taken over".to_owned(), ..Reload::default() };
-            this.put_in_force(&mut changing, &asked, from.unwrap_or(From::Disk));
+            let told = this.put_in_force(&mut changing, &asked, from.unwrap_or(From::Disk));
+            // Files are just being edited, maybe; what was said of users counts all the same.
+            if told.outcome == Outcome::Refused
+                && let Err(error) = this.take_up_users()
+            {
+                log::error!("managed users cannot be read: {error}");
+            }
             Some(())
         };
         self.worker.run(work);
@@ -261,15 +280,24 @@ impl Control {
     fn forget_switches(&self, _: &mut Changing, sites: &[String]) {
         if !sites.is_empty() {
             let mut spoken = Spoken::clone(&self.spoken());
-            spoken.forget_switches(sites, self.store());
+            spoken.switches.retain(|site, _| !sites.contains(site));
             self.set_spoken(spoken);
+            forget_switches(sites, self.store());
         }
     }
 
     /// Everything that can fail, before anything changes.
     fn prepare(&self, asked: &Reload, previous: &Previous, kept: Option<Texts>) -> Result<Prepared, Box<Assembled>> {
         let spoken = self.spoken();
-        let sources = Sources { path: &self.path, kept, previous, store: self.store(), switches: &spoken.switches, prune: asked.prune };
+        let sources = Sources {
+            path: &self.path,
+            kept,
+            previous,
+            store: self.store(),
+            switches: &spoken.switches,
+            prune: asked.prune,
+            is_first: false,
+        };
         let mut assembled = assemble(&sources);
         let strict = asked.strict || self.strict;
         let Some(config) = assembled.config.take().filter(|_| !strict || assembled.broken.is_empty()) else {
@@ -314,6 +342,7 @@ impl Control {
             needs_upgrade: Vec::new(),
             needs_restart: Vec::new(),
             pending: self.pending(),
+            is_kept: self.applied().is_kept,
         };
         self.set_applied(Applied { refused: Some((SystemTime::now(), format!("{why} (by {})", asked.by))), ..applied });
         told

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal as NixSignal};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
 
 use super::control::Control;
 use super::readiness::{Readiness, Stage};
@@ -65,11 +66,23 @@ impl Stop {
             log::info!("stopping: not ready any more; connections are still accepted for {delay:?}");
             tokio::time::sleep(delay).await;
         }
-        let until = tokio::time::Instant::now() + settings.drain_timeout;
+        let until = Instant::now() + settings.drain_timeout;
         self.finish(|| true).await;
-        let (upgrades, left) = (self.upgrades.clone(), until.saturating_duration_since(tokio::time::Instant::now()));
-        // The process before this one may still finish what it has.
-        let _ = tokio::task::spawn_blocking(move || upgrades.wait_for_predecessor(left)).await;
+        self.wait_for_predecessors(until).await;
+    }
+
+    /// Processes before this one may still finish what they have.
+    async fn wait_for_predecessors(&self, until: Instant) {
+        let (upgrades, left) = (self.upgrades.clone(), until.saturating_duration_since(Instant::now()));
+        let (tell, ended) = oneshot::channel();
+        // Not among the blocking tasks of the runtime, which waits for them when a second signal ends it.
+        let wait = move || {
+            upgrades.wait_for_predecessors(left);
+            let _ = tell.send(());
+        };
+        if std::thread::Builder::new().spawn(wait).is_ok() {
+            let _ = ended.await;
+        }
     }
 
     /// Lets connections finish; cuts those that do not.

@@ -8,6 +8,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
 use super::control::{CommandError, Control};
+use super::keep::Unkept;
 use super::pid_file::PidFile;
 use super::readiness::{Readiness, Stage};
 use super::reload::Reload;
@@ -45,6 +46,8 @@ pub struct Supervisor {
     pub accepting: watch::Receiver<bool>,
     /// This process takes over from another one.
     pub takeover: Option<Takeover>,
+    /// The configuration that the process begins with.
+    pub unkept: Option<Unkept>,
     pub pid_file: Option<Arc<PidFile>>,
     pub on_ready: Option<OnReady>,
 }
@@ -61,6 +64,7 @@ impl Supervisor {
         let _ = self.accepting.wait_for(|accepting| *accepting).await;
         if !self.begin().await {
             // The old process goes on; this one was never seen.
+            drop(self.admin.take());
             std::process::exit(1);
         }
         // The handlers are in place: what has come meanwhile is delivered now.
@@ -70,14 +74,14 @@ impl Supervisor {
         ready();
         tokio::spawn(follow_certificates(self.control.clone()));
         tokio::spawn(resolve::keep_resolved(self.control.clone()));
-        tokio::spawn(files::follow(self.control.clone()));
+        tokio::spawn(files::follow(self.control.clone(), self.readiness.clone()));
         tokio::spawn(follow_pending(self.control.clone()));
         tokio::spawn(stay_alive(self.readiness.clone(), self.control.clone()));
         loop {
             tokio::select! {
                 _ = reload.recv() => {
                     // Reading files and resolving names take time; another signal asks for another reload.
-                    reload_by_signal(self.control.clone()).await;
+                    reload_by_signal(self.control.clone(), self.upgrades.clone()).await;
                 }
                 _ = reopen.recv() => self.control.reopen_log(),
                 _ = upgrade.recv() => {
@@ -94,6 +98,8 @@ impl Supervisor {
     /// Serves from here on. `false`: the process that this one should take over from does not want it.
     async fn begin(&mut self) -> bool {
         let takes_over = self.takeover.is_some();
+        let (control, unkept) = (self.control.clone(), self.unkept.take());
+        let keep = move || unkept.into_iter().for_each(|unkept| control.keep_first(unkept));
         if let Some(takeover) = self.takeover.take() {
             // The old process speaks when it has stopped accepting.
             let applied = self.control.applied();
@@ -118,7 +124,10 @@ impl Supervisor {
                 log::error!("the old process is gone: {error}; this one serves");
             }
             self.upgrades.keep_predecessor(takeover);
+            tokio::task::spawn_blocking(keep);
         } else {
+            // A panic has been told; what comes into force later is kept then.
+            let _ = tokio::task::spawn_blocking(keep).await;
             self.control.listeners().resume();
         }
         if let Some(admin) = self.admin.take() {
@@ -167,17 +176,21 @@ fn in_force(control: &Control) -> String {
     format!("generation {} is in force", control.applied().generation)
 }
 
-/// Reloads; during an upgrade as soon as that has failed. If it has not, the new process has read the files.
-async fn reload_by_signal(control: Arc<Control>) {
-    let own = control.clone();
-    let reload = move || own.reload(&Reload { by: "SIGHUP".to_owned(), ..Reload::default() });
+/// Reloads; during an upgrade as soon as that has failed, or the process that has taken over does: it may have read the files
+/// before they changed.
+async fn reload_by_signal(control: Arc<Control>, upgrades: Arc<Upgrades>) {
+    let reload = move || control.reload(&Reload { by: "SIGHUP".to_owned(), ..Reload::default() });
     if let Ok(Err(CommandError::Conflict(_))) = tokio::task::spawn_blocking(reload.clone()).await {
         tokio::spawn(async move {
             loop {
+                if upgrades.pass_on_reload() {
+                    return;
+                }
                 tokio::time::sleep(AGAIN).await;
-                match tokio::task::spawn_blocking(reload.clone()).await {
-                    Ok(Err(CommandError::Conflict(_))) => {}
-                    _ => return,
+                if !upgrades.is_under_way()
+                    && !matches!(tokio::task::spawn_blocking(reload.clone()).await, Ok(Err(CommandError::Conflict(_))))
+                {
+                    return;
                 }
             }
         });

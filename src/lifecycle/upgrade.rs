@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::control::{CommandError, Control};
-use super::handover::{FromNew, FromOld, Inheritance, Line};
+use super::handover::{Estate, FromNew, FromOld, Inheritance, Line};
 use super::readiness::{Readiness, Stage};
 use crate::persist::Store;
 use crate::proxy::Shared;
@@ -40,6 +40,8 @@ pub(super) const GUARD: Duration = Duration::from_millis(250);
 const LOOK: Duration = Duration::from_millis(100);
 /// Longer than any process needs to get ready.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// Programs that are number 1 of a container and start another one.
+const CONTAINER_INITS: [&str; 6] = ["docker-init", "tini", "catatonit", "podman-init", "dumb-init", "pause"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What this process was started as: a new one is started the same way.
@@ -76,9 +78,11 @@ pub struct Upgrades {
     pub serve_admin: tokio::sync::Notify,
     /// One at a time.
     under_way: Mutex<bool>,
-    /// The line to the process that this one took over from, which may still finish what it has: should this one die, that one
-    /// serves again.
-    predecessor: Mutex<Option<Line>>,
+    /// Lines to processes that may still finish what they have: the one that this one took over from, which serves again should
+    /// this one die, and those before it.
+    predecessors: Mutex<Vec<Arc<Line>>>,
+    /// The process that has taken over.
+    successor: Mutex<Option<u32>>,
 }
 
 impl Upgrades {
@@ -86,63 +90,65 @@ impl Upgrades {
         control: Arc<Control>,
         shared: Arc<Shared>,
         readiness: Arc<Readiness>,
-        started: Started,
         plain_admin: Option<TcpListener>,
+        predecessors: Vec<Line>,
     ) -> Self {
         Self {
             control,
             shared,
             readiness,
-            started,
+            started: Started::now(),
             plain_admin,
             handed_over: watch::channel(false).0,
             serve_admin: tokio::sync::Notify::new(),
             under_way: Mutex::new(false),
-            predecessor: Mutex::new(None),
+            predecessors: Mutex::new(predecessors.into_iter().map(Arc::new).collect()),
+            successor: Mutex::new(None),
         }
     }
 
     /// Keeps the line to the process that this one took over from.
     pub fn keep_predecessor(&self, takeover: Takeover) {
-        *self.predecessor.lock().unwrap_or_else(PoisonError::into_inner) = Some(takeover.line);
+        self.predecessors.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(takeover.line));
     }
 
     /// The end of this process is no reason for the one before to serve again.
     pub fn settle(&self) {
-        if let Some(line) = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        for line in self.predecessors() {
             // It has ended already, which is as good.
             let _ = line.send(&FromNew::Settled, None);
         }
     }
 
-    /// Waits for the end of the process that this one took over from: a service manager would cut it with this one's end.
-    pub fn wait_for_predecessor(&self, patience: Duration) {
-        let Some(line) = self.predecessor.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    /// Waits for the end of the processes before this one: a service manager would cut them with this one's end.
+    pub fn wait_for_predecessors(&self, patience: Duration) {
         let until = Instant::now() + patience;
-        while Instant::now() < until {
-            match line.receive::<FromOld>(LOOK) {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-                _ => return,
-            }
+        for line in self.predecessors() {
+            while Instant::now() < until && is_alive(&line, LOOK) {}
         }
+    }
+
+    /// Those that have not ended.
+    fn predecessors(&self) -> Vec<Arc<Line>> {
+        let mut lines = self.predecessors.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.retain(|line| is_alive(line, Duration::ZERO));
+        lines.clone()
+    }
+
+    /// Lets the process that has taken over reload. `false`: there is none.
+    pub fn pass_on_reload(&self) -> bool {
+        let successor = *self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        self.readiness.stage() == Stage::HandedOver && successor.is_some_and(|pid| kill(pid, Signal::HUP))
+    }
+
+    pub fn is_under_way(&self) -> bool {
+        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets a new process take over; gives its number. On failure this process goes on as if nothing had happened.
     pub async fn upgrade(self: &Arc<Self>, by: &str, binary: Option<PathBuf>, patience: Option<Duration>) -> Result<u32, CommandError> {
-        if std::process::id() == 1 {
-            let why = "this process is number 1 of its container, which ends with it: start a container with the new image instead";
-            return Err(CommandError::Conflict(why.to_owned()));
-        }
-        if self.readiness.stage() != Stage::Ready {
-            return Err(CommandError::Conflict("this process is not ready: it starts, stops or has handed over already".to_owned()));
-        }
-        if std::mem::replace(&mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner), true) {
-            return Err(CommandError::Conflict("an upgrade is under way already".to_owned()));
-        }
-        if patience.is_some_and(|patience| patience > LONGEST) {
-            self.end_turn();
-            return Err(CommandError::Invalid("the timeout is at most 1h".to_owned()));
-        }
+        // A signal has no other answer than the log.
+        self.take_turn(patience).inspect_err(|error| log::warn!("no upgrade (asked by {by}): {error}"))?;
         let binary = binary.unwrap_or_else(|| self.started.binary.clone());
         log::info!("upgrade to {} begins (by {by})", binary.display());
         let this = self.clone();
@@ -158,9 +164,11 @@ impl Upgrades {
             result.map_err(|why| {
                 let paused = paused.load(Ordering::Relaxed);
                 this.go_on(paused);
+                this.allow_changes();
                 if paused {
-                    // The new process may have told that it is the main one.
+                    // The new process may have told that it is the main one, and may have put its admin socket in place.
                     super::notify::ready("serving again after a failed upgrade");
+                    this.serve_admin.notify_one();
                 }
                 log::error!("the upgrade failed: {why}; this process goes on");
                 CommandError::Failed(format!("the upgrade failed: {why}; the old process goes on"))
@@ -168,6 +176,23 @@ impl Upgrades {
         };
         let bug = || Err(CommandError::Failed("the upgrade failed by a bug".to_owned()));
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| bug())
+    }
+
+    /// One upgrade at a time, of a process that serves and that nothing ends with.
+    fn take_turn(&self, patience: Option<Duration>) -> Result<(), CommandError> {
+        if let Some(why) = ends_with_this_process() {
+            return Err(CommandError::Conflict(format!("{why}: start a container with the new image instead")));
+        }
+        if self.readiness.stage() != Stage::Ready {
+            return Err(CommandError::Conflict("this process is not ready: it starts, stops or has handed over already".to_owned()));
+        }
+        if patience.is_some_and(|patience| patience > LONGEST) {
+            return Err(CommandError::Invalid("the timeout is at most 1h".to_owned()));
+        }
+        if std::mem::replace(&mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner), true) {
+            return Err(CommandError::Conflict("an upgrade is under way already".to_owned()));
+        }
+        Ok(())
     }
 
     fn end_turn(&self) {
@@ -200,9 +225,13 @@ impl Upgrades {
         } else {
             self.readiness.set(Stage::HandedOver);
         }
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
         self.handed_over.send_replace(true);
         let this = self.clone();
-        std::thread::spawn(move || this.stand_by(child, &line, pid));
+        // The new process serves: nothing may make this one serve beside it.
+        if let Err(error) = std::thread::Builder::new().spawn(move || this.stand_by(child, &line, pid)) {
+            log::error!("{error}: should process {pid} die, nobody serves in its place");
+        }
         Ok(pid)
     }
 
@@ -219,12 +248,17 @@ impl Upgrades {
         let listeners = self.control.listeners().sockets();
         let listeners: Vec<_> = listeners.into_iter().map(|(key, socket)| (key.address, key.nth, socket)).collect();
         let tickets = self.shared.tls.tickets().hand_over();
-        line.hand_over(&listeners, self.plain_admin.as_ref(), tickets, self.control.store().map(Store::path)).map_err(
-            |error| match error.kind() {
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => "the new process ended before it was ready".to_owned(),
-                _ => format!("the sockets cannot be handed over: {error}"),
-            },
-        )?;
+        let estate = Estate {
+            listeners: &listeners,
+            plain_admin: self.plain_admin.as_ref(),
+            tickets,
+            state: self.control.store().map(Store::path),
+            predecessors: &self.predecessors(),
+        };
+        line.hand_over(estate).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => "the new process ended before it was ready".to_owned(),
+            _ => format!("the sockets cannot be handed over: {error}"),
+        })?;
         let until = Instant::now() + patience;
         let version = loop {
             match self.next(line, until, patience, "it was ready")? {
@@ -289,7 +323,7 @@ impl Upgrades {
         }
     }
 
-    /// This process serves again.
+    /// This process serves again. Its configuration cannot change yet.
     fn go_on(&self, paused: bool) {
         if let Some(store) = self.control.store() {
             store.take_back();
@@ -299,6 +333,9 @@ impl Upgrades {
             self.shared.drain.uncut();
             self.control.listeners().resume();
         }
+    }
+
+    fn allow_changes(&self) {
         self.control.lock().upgrading = false;
         self.end_turn();
     }
@@ -325,8 +362,9 @@ impl Upgrades {
         self.readiness.set(Stage::Ready);
         super::notify::ready("serving again after a failed upgrade");
         self.serve_admin.notify_one();
-        // What that process was told is not forgotten.
+        // What that process was told is not forgotten, nor written over by what this one knew.
         self.control.catch_up();
+        self.allow_changes();
     }
 }
 
@@ -349,6 +387,28 @@ fn ended(child: &mut Child, pid: u32) -> String {
     let _ = child.kill();
     let _ = child.wait();
     format!(" (process {pid} was killed)")
+}
+
+/// Whether the process at the other end has not ended. It has nothing to say any more.
+fn is_alive(line: &Line, patience: Duration) -> bool {
+    line.receive::<FromOld>(patience).is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// What would end with this process, and with it the one that takes over.
+fn ends_with_this_process() -> Option<&'static str> {
+    if std::process::id() == 1 {
+        return Some("this process is number 1 of its container, which ends with it");
+    }
+    // Number 1 may be an init that ends with the program it has started, or belong to another container that shares its processes.
+    let is_main = match rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero) {
+        None => true,
+        Some(parent) if parent.get() == 1 => {
+            let name = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
+            CONTAINER_INITS.contains(&name.trim_end())
+        }
+        Some(_) => false,
+    };
+    is_main.then_some("this process is the main one of its container, which ends with it")
 }
 
 /// `false`: it is gone.

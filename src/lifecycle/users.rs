@@ -1,12 +1,13 @@
 //! Commands on managed users tables: each is kept first and then in force for the next request.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::control::{CommandError, Control};
 use crate::config::check::read_users;
-use crate::persist::StoredRow;
+use crate::persist::{Error, StoredRow};
 use crate::routing::users::{Row, Users};
 use crate::snapshot::{Rules, Snapshot};
 
@@ -149,6 +150,27 @@ impl Control {
         Ok(Table { name: table, version, users: rows.len() })
     }
 
+    /// Puts the rows in force that another process has kept.
+    pub(super) fn take_up_users(&self) -> Result<(), Error> {
+        let (Some(store), snapshot) = (self.store(), self.snapshot()) else { return Ok(()) };
+        let users = &snapshot.rules.users;
+        let groups: HashMap<&str, u32> =
+            (0..).zip(&snapshot.checked.groups).filter(|(_, group)| !group.of_site).map(|(id, group)| (group.name.as_str(), id)).collect();
+        let (mut kept, mut rows) = (Vec::new(), Vec::new());
+        for table in users.managed() {
+            if store.table_version(table)?.is_some() {
+                kept.push(table);
+            }
+            store.rows(table, |user, row| {
+                let placed = row.into_iter().filter_map(|(word, group)| Some((word, *groups.get(group.as_str())?)));
+                rows.push((table, user.to_owned(), placed.collect::<Row>()));
+            })?;
+        }
+        let rows = rows.iter().map(|(table, user, row)| (*table, user.as_str(), row.as_slice()));
+        self.publish_users(&snapshot, users.with_tables(&kept, rows));
+        Ok(())
+    }
+
     fn publish_users(&self, snapshot: &Snapshot, users: Users) {
         let rules = Arc::new(Rules { users, ..Rules::clone(&snapshot.rules) });
         self.shared.current.publish(Snapshot { rules, ..snapshot.clone() });
@@ -209,6 +231,6 @@ fn not_managed(user: &str) -> CommandError {
     CommandError::Conflict(format!("`{user}` is in a users file that is not managed: change it there and reload"))
 }
 
-fn failed(error: crate::persist::Error) -> CommandError {
+fn failed(error: Error) -> CommandError {
     CommandError::Failed(format!("nothing has changed: {error}"))
 }

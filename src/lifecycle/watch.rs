@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::control::{Control, Watched};
+use super::readiness::Readiness;
 use super::reload::Reload;
 use crate::config::files::Stamp;
 
@@ -20,11 +21,13 @@ const LOOK: Duration = Duration::from_secs(1);
 const REST: u32 = 100;
 
 /// Follows the files until the process ends.
-pub async fn follow(control: Arc<Control>) {
+pub async fn follow(control: Arc<Control>, readiness: Arc<Readiness>) {
     // The state that the configuration in force goes with.
     let mut in_force: Option<u64> = None;
     let mut last: Option<u64> = None;
     loop {
+        // The process that has taken over follows them itself.
+        readiness.serves().await;
         let began = Instant::now();
         let settings = control.settings();
         let read = settings.watched.as_ref().and_then(|watched| watched.read);

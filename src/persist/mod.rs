@@ -56,6 +56,8 @@ pub struct Kept<'a> {
     pub stay: &'a [PathBuf],
     /// Managed tables that were never kept.
     pub seeds: Vec<(&'a str, &'a [(String, StoredRow)])>,
+    /// Managed tables that end.
+    pub lost_tables: &'a [String],
 }
 
 /// The open state file. A process has it alone.
@@ -77,6 +79,9 @@ impl Store {
         if !directory.is_dir() {
             fs::DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(io)?;
         }
+        if fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+            log::warn!("{}: it is empty: whatever was kept there is gone, and managed tables begin as their files say", path.display());
+        }
         // Users, paths and whatever stands in site files: for nobody else.
         fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
         let store = Self { path, database: Mutex::new(None), handed_over: Mutex::new(false) };
@@ -90,6 +95,9 @@ impl Store {
             generations::keep(transaction, applied.generation, applied.files, applied.texts)?;
             sites::keep(transaction, &applied.good, |path| applied.stay.iter().any(|stays| stays == path))?;
             generations::pin(transaction, applied.generation.rolled_back_to.map(|_| applied.generation.number))?;
+            for table in applied.lost_tables {
+                users::forget_table(transaction, table)?;
+            }
             for (table, rows) in &applied.seeds {
                 users::keep_table(transaction, table, rows.iter().map(|(user, row)| (user.as_str(), row.clone())))?;
             }
@@ -126,7 +134,7 @@ impl Store {
     fn cannot_open(&self, error: DatabaseError) -> Error {
         match error {
             DatabaseError::DatabaseAlreadyOpen => Error::InUse { path: self.path.clone() },
-            DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => self.failed(error),
+            DatabaseError::Storage(StorageError::Io(error)) if !is_about_content(&error) => self.failed(error),
             error => Error::Damaged { path: self.path.clone(), why: error.to_string() },
         }
     }
@@ -161,6 +169,11 @@ impl Store {
             self.failed(error)
         })
     }
+}
+
+/// Whether the file is not what it should be, rather than the disk.
+fn is_about_content(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
 /// A table that was never written has no rows: that is no error.

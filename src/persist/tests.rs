@@ -28,7 +28,15 @@ fn keep_with(store: &Store, number: u64, of: &[(&str, &str)], good: &HashMap<&Pa
         broken_sites: Vec::new(),
         changes: Vec::new(),
     };
-    let kept = Kept { generation: &generation, files: &files, texts: &texts, good: HashMap::new(), stay: &[], seeds: Vec::new() };
+    let kept = Kept {
+        generation: &generation,
+        files: &files,
+        texts: &texts,
+        good: HashMap::new(),
+        stay: &[],
+        seeds: Vec::new(),
+        lost_tables: &[],
+    };
     store.keep_applied(&Kept { good: good.clone(), stay, ..kept }).unwrap();
 }
 

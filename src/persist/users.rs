@@ -29,6 +29,14 @@ impl Store {
         })
     }
 
+    /// The names of the tables that are kept.
+    pub fn tables(&self) -> Result<Vec<String>, Error> {
+        self.read(|transaction| {
+            let Some(tables) = or_empty(transaction.open_table(TABLES))? else { return Ok(Vec::new()) };
+            tables.iter()?.map(|table| Ok(table?.0.value().to_owned())).collect()
+        })
+    }
+
     /// The rows of a table, in the order of their names.
     pub fn rows(&self, table: &str, mut each: impl FnMut(&str, StoredRow)) -> Result<(), Error> {
         self.read(|transaction| {
@@ -83,6 +91,13 @@ impl Store {
     pub fn keep_table<'a>(&self, table: &str, new: impl Iterator<Item = (&'a str, StoredRow)>) -> Result<u64, Error> {
         self.write(|transaction| keep_table(transaction, table, new))
     }
+}
+
+/// Forgets a table and its users.
+pub(super) fn forget_table(transaction: &WriteTransaction, table: &str) -> Result<(), redb::Error> {
+    transaction.open_table(ROWS)?.retain(|(own, _), _| own != table)?;
+    transaction.open_table(TABLES)?.remove(table)?;
+    Ok(())
 }
 
 pub(super) fn keep_table<'a>(

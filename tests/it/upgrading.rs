@@ -148,6 +148,13 @@ fn a_new_process_that_fails_changes_nothing() {
         ("too-early", "say('Serving')".to_owned(), "serves without having been told to"),
         ("dies-ready", format!("{ready}\nsys.exit(0)"), "the new process"),
         ("dies-told", format!("{ready}\nassert hear() == 'Yours'\nsys.exit(0)"), "ended before it served"),
+        (
+            "dies-published",
+            format!(
+                "{ready}\nhear()\nown = socket.socket(socket.AF_UNIX)\nown.bind('aside')\nos.rename('aside', 'admin.sock')\nsys.exit(0)"
+            ),
+            "ended before it served",
+        ),
         ("fails-told", format!("{ready}\nhear()\nsay({{'Failed': {{'why': 'no room'}}}})"), "the new process says: no room"),
     ];
     for (name, script, says) in cases {
@@ -158,6 +165,8 @@ fn a_new_process_that_fails_changes_nothing() {
         assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok", "{name}: on a new one");
         socket.send([0x81, 0x01, b'x']);
         assert_eq!(socket.exactly(3), [0x81, 0x01, b'x'], "{name}");
+        // The admin socket is bound anew where the new process may have replaced it.
+        assert!((0..1000).any(|_| proxy.cli(&["status"]).code == Some(0)), "{name}");
         assert_eq!(proxy.status()["pid"].as_i64(), Some(i64::from(pid)), "{name}");
         assert!(proxy.ok(&["reload"]).contains("is in force"), "{name}: it takes commands, and keeps its state");
     }
@@ -172,9 +181,20 @@ fn a_new_process_that_fails_changes_nothing() {
     proxy.write("sites.d/shop.yaml", &format!("{kept}tls: {{ cert: ../shop.pem, key: ../shop.key }}\n"));
     proxy.ok(&["reload"]);
     std::fs::remove_file(proxy.directory.path().join("shop.key")).unwrap();
+    let history = proxy.ok(&["config", "history"]);
     let said = proxy.cli(&["upgrade"]);
     assert!(said.code == Some(1) && said.text.contains("would answer with 503 for sites that are served now: shop"), "{}", said.text);
+    assert_eq!(proxy.ok(&["config", "history"]), history, "it has left nothing behind");
+    // Nor is a site given up whose file is gone as well.
+    let file = proxy.directory.path().join("sites.d/shop.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let said = proxy.cli(&["upgrade"]);
+    assert!(said.code == Some(1) && said.text.contains("would answer with 503 for sites that are served now: shop"), "{}", said.text);
+    std::fs::write(&file, text).unwrap();
+    // The way back to what is in force is still there.
     proxy.write("sites.d/shop.yaml", &kept);
+    proxy.next_event("rolled back to generation", || drop(proxy.ok(&["reload", "--confirm", "1s"])));
     proxy.ok(&["reload"]);
     // And with files that it refuses.
     proxy.write("main.yaml", "listeners: 5\n");
@@ -227,25 +247,28 @@ fn the_old_process_serves_again_when_the_new_one_dies_soon() {
 
 /// A service manager cuts what is left when the main process has ended.
 #[test]
-fn a_stop_waits_for_the_process_before_this_one() {
-    let (mut proxy, _origin) = start("drain_timeout: 1500ms\n");
-    let mut socket = Client::plain(proxy.address());
-    socket.send(WEBSOCKET);
-    assert!(socket.head().starts_with("HTTP/1.1 101 "));
-    proxy.ok(&["upgrade"]);
-    let new = proxy.pid();
-    proxy.ok(&["stop"]);
-    assert_eq!(socket.exactly(4), [0x88, 0x02, 0x03, 0xE9], "the old process has its time");
-    let lives = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-    assert!(lives(new), "and the new one waits for it");
-    assert_eq!(proxy.wait_exit(), Some(0));
-    for _ in 0..1000 {
-        if !lives(new) {
-            return;
+fn a_stop_waits_for_the_processes_before_this_one() {
+    for upgrades in [1, 2, 3] {
+        let (mut proxy, _origin) = start("drain_timeout: 2s\n");
+        let mut socket = Client::plain(proxy.address());
+        socket.send(WEBSOCKET);
+        assert!(socket.head().starts_with("HTTP/1.1 101 "));
+        for _ in 0..upgrades {
+            proxy.ok(&["upgrade"]);
         }
-        std::thread::park_timeout(std::time::Duration::from_millis(5));
+        let main = proxy.pid();
+        // Those in between had nobody: they do not stay for the sake of the first.
+        assert!(proxy.leaves_only(main), "{}", proxy.events());
+        proxy.ok(&["stop"]);
+        assert_eq!(socket.exactly(4), [0x88, 0x02, 0x03, 0xE9], "the first process has its time");
+        let lives = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        assert!(lives(main), "and the last one waits for it, after {upgrades} upgrades");
+        assert_eq!(proxy.wait_exit(), Some(0));
+        assert!((0..1000).any(|_| {
+            std::thread::park_timeout(std::time::Duration::from_millis(5));
+            !lives(main)
+        }));
     }
-    panic!("the new process does not end");
 }
 
 #[test]
@@ -355,4 +378,53 @@ fn a_listener_that_an_upgrade_or_a_later_reload_takes_away_is_gone() {
     assert!(refuses(), "taken away by an upgrade, while older processes drain");
     socket.send([0x81, 0x01, b'x']);
     assert_eq!(socket.exactly(3), [0x81, 0x01, b'x']);
+}
+
+#[test]
+fn a_second_signal_ends_a_process_that_waits_for_the_one_before_it() {
+    let (proxy, _origin) = start("drain_timeout: 1h\n");
+    let mut socket = Client::plain(proxy.address());
+    socket.send(WEBSOCKET);
+    assert!(socket.head().starts_with("HTTP/1.1 101 "));
+    proxy.ok(&["upgrade"]);
+    let main = proxy.pid();
+    proxy.next_event("stopped: every connection has finished", || proxy.signal(Signal::SIGTERM));
+    proxy.signal(Signal::SIGTERM);
+    assert!((0..2000).any(|_| {
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+        !std::path::Path::new(&format!("/proc/{main}")).exists()
+    }));
+}
+
+#[test]
+fn a_process_that_serves_again_knows_what_the_one_before_was_told() {
+    let (proxy, _origin) = start("drain_timeout: 1h\n");
+    let mut socket = Client::plain(proxy.address());
+    socket.send(WEBSOCKET);
+    assert!(socket.head().starts_with("HTTP/1.1 101 "));
+    let old = proxy.pid();
+    let main = std::fs::read_to_string(proxy.directory.path().join("main.yaml")).unwrap()
+        + "users: users.yaml\nbackend_groups: { one: { backends: ['127.0.0.1:1'] }, two: { backends: ['127.0.0.1:2'] } }\n";
+    proxy.write("main.yaml", &main);
+    proxy.write("users.yaml", "managed: true\nusers: { user1: { wiki: one } }\n");
+    proxy.ok(&["reload", "--confirm", "1h"]);
+    proxy.ok(&["upgrade"]);
+    // Whoever knows the old process reaches the new one.
+    proxy.write("main.yaml", &format!("{main}unknown_host: 404\n"));
+    proxy.next_event("(by SIGHUP)", || nix::sys::signal::kill(nix::unistd::Pid::from_raw(old), Signal::SIGHUP).unwrap());
+    assert_eq!(get(proxy.address(), "unknown.test", "/", "").status, 404);
+    proxy.ok(&["confirm"]);
+    proxy.ok(&["users", "set", "user1", "wiki=two"]);
+    // Files that are just being edited.
+    let main = std::fs::read_to_string(proxy.directory.path().join("main.yaml")).unwrap();
+    proxy.write("main.yaml", &format!("{main}half: writ"));
+    proxy.next_event("reload refused", || proxy.signal(Signal::SIGKILL));
+    assert!((0..1000).any(|_| proxy.cli(&["users", "get", "user1"]).text == "user1  wiki=two\n"), "{}", proxy.events());
+    proxy.write("main.yaml", &main);
+    assert!((0..1000).any(|_| proxy.cli(&["status"]).code == Some(0)));
+    let status = proxy.status();
+    assert_eq!((status["pid"].as_i64(), &status["config"]["pending"]), (Some(i64::from(old)), &serde_json::Value::Null));
+    assert!((0..1000).any(|_| proxy.cli(&["reload"]).code == Some(0)), "once it has caught up it takes commands");
+    assert_eq!(proxy.ok(&["users", "get", "user1"]), "user1  wiki=two\n");
+    assert_eq!(get(proxy.address(), "unknown.test", "/", "").status, 404);
 }

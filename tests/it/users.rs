@@ -134,3 +134,49 @@ fn a_table_is_replaced_as_a_whole_if_nobody_has_changed_it_meanwhile() {
     let proxy = proxy.crash_and_restart();
     assert_eq!(at(&proxy, "/u49998/pma/"), "node1");
 }
+
+#[test]
+fn a_managed_table_is_not_lost_with_its_file() {
+    let Stage { proxy, _nodes } = start();
+    proxy.ok(&["users", "set", "user1", "mysql=node2"]);
+    let file = proxy.directory.path().join("users.d/panel.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    // Cut off as it is written, without the word, and gone.
+    for (damage, says) in [
+        (Some(""), "users.d/panel.yaml: the users file is empty"),
+        (Some("users: { user1: { mysql: node1 } }\n"), "the users table `panel` is kept"),
+        (None, "the users table `panel` is kept, but no users file has that name and `managed: true`"),
+    ] {
+        match damage {
+            Some(text) => std::fs::write(&file, text).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        let said = proxy.cli(&["reload"]);
+        assert!(said.code == Some(78) && said.text.contains(says), "{damage:?}: {}", said.text);
+        let said = proxy.cli(&["upgrade"]);
+        assert_eq!(said.code, Some(1), "{damage:?}: {}", said.text);
+        assert_eq!(at(&proxy, "/user1/pma/"), "node2", "{damage:?}");
+    }
+    // A start has to go on without it: its users wait for the file.
+    let proxy = proxy.crash_and_restart();
+    assert!(proxy.events().contains("the users table `panel` is kept, but"), "{}", proxy.events());
+    assert_eq!((at(&proxy, "/user1/pma/"), at(&proxy, "/fixed/pma/")), ("404".into(), "node1".into()));
+    std::fs::write(&file, &text).unwrap();
+    proxy.ok(&["reload"]);
+    assert_eq!(at(&proxy, "/user1/pma/"), "node2");
+    // It ends when somebody means it.
+    std::fs::remove_file(&file).unwrap();
+    proxy.ok(&["reload", "--prune"]);
+    assert_eq!(at(&proxy, "/user1/pma/"), "404");
+    proxy.ok(&["reload"]);
+    std::fs::write(&file, &text).unwrap();
+    proxy.ok(&["reload"]);
+    assert_eq!(at(&proxy, "/user1/pma/"), "node1", "the file is its seed again");
+    // A user is in one table.
+    proxy.ok(&["users", "set", "both", "mysql=node2"]);
+    proxy.write("users.d/more.yaml", "managed: true\nusers: { both: { mysql: node1 } }\n");
+    let said = proxy.cli(&["reload"]);
+    let why = "the user `both` is in the managed table `panel` and in the managed table `more`";
+    assert!(said.code == Some(78) && said.text.contains(why), "{}", said.text);
+    assert_eq!(at(&proxy, "/both/pma/"), "node2");
+}

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::actors::{Origin, PLAIN, Proxy, get};
+use crate::actors::{Origin, PLAIN, Proxy, check, get};
 
 fn site(host: &str, origin: &Origin) -> String {
     format!("domains: [{host}]\nbackends: ['{}']\nhealth_check: off\n", origin.address)
@@ -304,4 +304,27 @@ fn a_start_after_a_rollback_tells_of_sites_that_it_cannot_serve() {
     let proxy = proxy.crash_and_restart();
     assert!(proxy.events().contains("a rollback, is in force"), "{}", proxy.events());
     assert!(proxy.events().contains("site t is left out because of its errors"), "{}", proxy.events());
+}
+
+#[test]
+fn a_state_file_that_cannot_be_read_stops_the_start_and_one_that_is_empty_is_told() {
+    let proxy = Proxy::start(&[
+        ("main.yaml", PLAIN),
+        ("sites.d/shop.yaml", "domains: [shop.test]\nroutes: [{ path: /, respond: { body: one } }]\n"),
+    ]);
+    let state = proxy.directory.path().join("state/state.redb");
+    let proxy = proxy.crash_and_restart_after(|| {
+        let whole = std::fs::read(&state).unwrap();
+        let directory = state.parent().unwrap().parent().unwrap();
+        for damaged in [&b"not a state file"[..], &whole[..whole.len() / 3]] {
+            std::fs::write(&state, damaged).unwrap();
+            let start = check("run", &[], directory, &[]);
+            assert!(start.code == Some(1) && start.text.contains("state.redb: "), "{}", start.text);
+            assert!(start.text.contains("move it away"), "what to do is told: {}", start.text);
+        }
+        std::fs::write(&state, "").unwrap();
+    });
+    assert!(proxy.events().contains("state.redb: it is empty: whatever was kept there is gone"), "{}", proxy.events());
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "one");
+    assert!(!proxy.ok(&["config", "history"]).contains("\n   2 "), "it counts from one again");
 }

@@ -493,13 +493,18 @@ pub fn keep_last_good(config: &mut Config, previous: &Previous) -> Vec<String> {
     kept
 }
 
-/// Lets a site go on whose file is gone. `false`: others have its name or all of its domains now, or a group is gone.
-pub fn keep_vanished(config: &mut Config, good: &Site, previous: &Previous) -> bool {
+/// The domains of a site that no other site has now; none if another one has its name, as after a file was renamed.
+pub fn domains_left(config: &Config, good: &Site) -> Vec<HostPattern> {
     if config.sites.iter().any(|site| site.name == good.name) {
-        return false;
+        return Vec::new();
     }
     let taken: HashSet<String> = config.sites.iter().flat_map(|site| &site.domains).map(HostPattern::key).collect();
-    let domains: Vec<HostPattern> = good.domains.iter().filter(|domain| !taken.contains(&domain.key())).cloned().collect();
+    good.domains.iter().filter(|domain| !taken.contains(&domain.key())).cloned().collect()
+}
+
+/// Lets a site go on whose file is gone. `false`: others have its name or all of its domains now, or a group is gone.
+pub fn keep_vanished(config: &mut Config, good: &Site, previous: &Previous) -> bool {
+    let domains = domains_left(config, good);
     let Some(restored) = restore(good, &previous.groups, &mut config.groups).filter(|_| !domains.is_empty()) else { return false };
     config.sites.push(Arc::new(Site { domains, ..restored }));
     true

@@ -31,6 +31,11 @@ fn with_places(documents: Vec<Document>, groups: &GroupNames, report: &mut Repor
     // Places are found when there is something to say: finding one walks through the file.
     let mut users: HashMap<&str, &Document> = HashMap::new();
     let mut documents = documents;
+    // What is cut off as it is written must not take everybody out of force.
+    for document in documents.iter().filter(|document| document.root.span.is_empty()) {
+        let diagnostic = Diagnostic::about_file(&document.source.path, "the users file is empty");
+        report.push(diagnostic.with_help("write `users: {}` if there are none"));
+    }
     let files: Vec<raw::Users> = documents.iter_mut().map(|document| read(document, report)).collect();
     // Apps first: a row may use an app that another file declares.
     for (file, document) in files.iter().zip(&documents) {

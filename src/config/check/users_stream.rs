@@ -78,7 +78,6 @@ impl Reader<'_> {
             return None;
         }
         match next(&mut events)? {
-            Event::StreamEnd => return Some(()),
             Event::DocumentStart(..) => mapping(&mut events)?,
             _ => return None,
         }

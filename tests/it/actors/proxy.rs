@@ -122,6 +122,19 @@ impl Proxy {
         self.events.all().iter().filter_map(pid).collect()
     }
 
+    /// Waits until of all processes that have taken over only one is left, beside the first.
+    pub fn leaves_only(&self, pid: i32) -> bool {
+        let others: Vec<i32> = self.successors().into_iter().filter(|other| *other != pid).collect();
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if !others.iter().any(|other| Path::new(&format!("/proc/{other}")).exists()) {
+                return true;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        false
+    }
+
     /// Runs a command of `portcullis` that asks this process.
     pub fn cli(&self, args: &[&str]) -> Check {
         let output = bare_command(self.directory.path()).args(args).args(["-c", "main.yaml"]).output().unwrap();
