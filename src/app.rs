@@ -206,7 +206,7 @@ fn start(options: Options, mut inheritance: Option<Inheritance>) -> Result<Proce
         stop: asked.clone(),
         started,
     };
-    let running = watch::channel(false).0;
+    let (running, listening) = (watch::channel(false).0, watch::channel(false).0);
     let supervisor = Supervisor {
         starts: Some(starts),
         control: control.clone(),
@@ -216,13 +216,14 @@ fn start(options: Options, mut inheritance: Option<Inheritance>) -> Result<Proce
         admin: Some(admin),
         admin_config,
         accepting: running.subscribe(),
+        stoppable: listening.subscribe(),
         takeover: None,
         unkept: Some(unkept),
         pid_file: pid_file.clone(),
         on_ready: options.on_ready,
     };
     let accept = AcceptService { listeners, threads: conf.threads, running };
-    let stop = Stop { shared: shared.clone(), control, readiness: readiness.clone(), upgrades, asked, handed_over };
+    let stop = Stop { shared: shared.clone(), control, readiness: readiness.clone(), upgrades, asked, handed_over, listening };
     Ok(Process { server, accept, supervisor, stop, shared, readiness, admin_socket, pid_file })
 }
 

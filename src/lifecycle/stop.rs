@@ -26,12 +26,15 @@ pub struct Stop {
     pub asked: Arc<Notify>,
     /// Whether another process has the sockets; it may turn false again when that one dies.
     pub handed_over: watch::Receiver<bool>,
+    /// Turns true when signals are heard: one that comes before ends the process, whatever is under way.
+    pub listening: watch::Sender<bool>,
 }
 
 impl Stop {
     /// Ends when the process may end: nobody is connected any more, or nobody is to be waited for.
     pub async fn ended(&self) {
         let Some(mut signals) = Signals::listen(self.asked.clone()) else { return std::future::pending().await };
+        self.listening.send_replace(true);
         let mut handed_over = self.handed_over.clone();
         loop {
             tokio::select! {

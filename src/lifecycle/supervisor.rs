@@ -44,6 +44,8 @@ pub struct Supervisor {
     pub admin_config: Admin,
     /// Turns true when connections can be accepted.
     pub accepting: watch::Receiver<bool>,
+    /// Turns true when the process can be told to stop.
+    pub stoppable: watch::Receiver<bool>,
     /// This process takes over from another one.
     pub takeover: Option<Takeover>,
     /// The configuration that the process begins with.
@@ -62,6 +64,7 @@ impl Supervisor {
         let (Some(mut reload), Some(mut reopen), Some(mut upgrade)) = signals else { return };
         // The runtime of the connections runs within moments.
         let _ = self.accepting.wait_for(|accepting| *accepting).await;
+        let _ = self.stoppable.wait_for(|stoppable| *stoppable).await;
         if !self.begin().await {
             // The old process goes on; this one was never seen.
             drop(self.admin.take());

@@ -146,6 +146,10 @@ impl Proxy {
     pub fn ok(&self, args: &[&str]) -> String {
         let said = self.cli(args);
         assert_eq!(said.code, Some(0), "{args:?}: {}\n{}", said.text, self.events());
+        if let Some((process, _)) = said.text.split_once(" has taken over") {
+            // Signals go to the new process from here on.
+            self.wait_event(&format!("] {process} (version"));
+        }
         said.text
     }
 
