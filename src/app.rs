@@ -26,7 +26,8 @@ use crate::lifecycle::reload::explain_unbound;
 use crate::lifecycle::sticky_key::{self, StickyKey};
 use crate::lifecycle::stop::{Stop, signals_handled_later};
 use crate::lifecycle::supervisor::{OnReady, Supervisor};
-use crate::lifecycle::upgrade::{Takeover, Upgrades};
+use crate::lifecycle::takeover::Takeover;
+use crate::lifecycle::upgrade::Upgrades;
 use crate::observe::access_log::AccessLogger;
 use crate::persist::Store;
 use crate::proxy::listen::{AcceptService, Bound, Key, Listeners, bind_all};
@@ -149,14 +150,13 @@ fn open(config: &Config, store: Option<&Store>, inheritance: Option<Inheritance>
     Ok(Opened { bound, unwanted, admin, sticky_key, log })
 }
 
-fn start(options: Options, mut inheritance: Option<Inheritance>) -> Result<Process, Failure> {
+fn start(options: Options, inheritance: Option<Inheritance>) -> Result<Process, Failure> {
     let started = Instant::now();
     let path = std::path::absolute(&options.config).unwrap_or(options.config);
     let beginning = Beginning::load(&path, options.strict, inheritance.as_ref())?;
     let config = &beginning.config;
     let by = if inheritance.is_some() { "an upgrade" } else { "the start" };
     let tickets = inheritance.as_ref().map_or_else(Tickets::new, |inheritance| Tickets::handed(&inheritance.tickets));
-    let predecessors = inheritance.as_mut().map(|inheritance| std::mem::take(&mut inheritance.predecessors)).unwrap_or_default();
     let Opened { bound, unwanted, admin, sticky_key, log } = open(config, beginning.store.as_deref(), inheritance)?;
     let tls = tls::Shared::new(tickets.map_err(|error| Failure::Start(error.to_string()))?);
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
@@ -195,7 +195,7 @@ fn start(options: Options, mut inheritance: Option<Inheritance>) -> Result<Proce
     let readiness = Arc::new(Readiness::default());
     let admin_socket = admin.path().map(Path::to_owned);
     let plain_admin = admin.plain().transpose().map_err(|error| Failure::Start(error.to_string()))?;
-    let upgrades = Arc::new(Upgrades::new(control.clone(), shared.clone(), readiness.clone(), plain_admin, predecessors));
+    let upgrades = Arc::new(Upgrades::new(control.clone(), shared.clone(), readiness.clone(), plain_admin));
     let asked = Arc::new(Notify::new());
     let handed_over = upgrades.handed_over.subscribe();
     let api = admin::api::Api {
@@ -215,6 +215,7 @@ fn start(options: Options, mut inheritance: Option<Inheritance>) -> Result<Proce
         api: Arc::new(api),
         admin: Some(admin),
         admin_config,
+        admin_tasks: Vec::new(),
         accepting: running.subscribe(),
         stoppable: listening.subscribe(),
         takeover: None,

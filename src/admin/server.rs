@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::{Gid, Group, Uid};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::api::{Api, Caller};
 use super::peer::Peer;
@@ -150,22 +151,24 @@ impl Bound {
     }
 
     /// Serves for as long as the process has not handed over. To be called inside a runtime.
-    pub fn serve(self, api: Arc<Api>, stages: watch::Receiver<Stage>) {
+    pub fn serve(self, api: Arc<Api>, stages: watch::Receiver<Stage>) -> Vec<JoinHandle<()>> {
+        let mut tasks = Vec::new();
         if let Err(error) = self.publish() {
             log::error!("the admin socket cannot be put in its place: {error}");
         }
         if let Some(socket) = self.socket {
             match tokio::net::UnixListener::from_std(socket.listener) {
-                Ok(listener) => drop(tokio::spawn(while_own(stages.clone(), serve_socket(listener, socket.group, api.clone())))),
+                Ok(listener) => tasks.push(tokio::spawn(while_own(stages.clone(), serve_socket(listener, socket.group, api.clone())))),
                 Err(error) => log::error!("{}: cannot be served: {error}", socket.path.display()),
             }
         }
         if let Some(plain) = self.plain {
             match tokio::net::TcpListener::from_std(plain) {
-                Ok(listener) => drop(tokio::spawn(while_own(stages, serve_plain(listener, api)))),
+                Ok(listener) => tasks.push(tokio::spawn(while_own(stages, serve_plain(listener, api)))),
                 Err(error) => log::error!("the plain admin address cannot be served: {error}"),
             }
         }
+        tasks
     }
 }
 

@@ -223,7 +223,7 @@ fn ended(result: Result<(), app::Failure>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             say(&format!("portcullis: {failure}\n"));
-            ExitCode::from(if matches!(failure, app::Failure::Begin(begin::Error::Config)) { exit::CONFIG } else { exit::RUNTIME })
+            ExitCode::from(if matches!(failure, app::Failure::Begin(begin::Error::Config(_))) { exit::CONFIG } else { exit::RUNTIME })
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct Sources<'a> {
     pub previous: &'a Previous,
     pub store: Option<&'a Store>,
     pub switches: &'a BTreeMap<String, SwitchRecord>,
+    /// The managed tables in force.
+    pub tables: Vec<String>,
     /// Sites whose files are gone are gone, and so are managed tables.
     pub prune: bool,
     /// Nothing was in force before.
@@ -42,7 +44,8 @@ pub struct Assembled {
     pub unswitched: Vec<String>,
     /// Managed tables that were never kept: their files seed them.
     pub seeded: Vec<String>,
-    /// Managed tables that are kept and to be forgotten.
+    /// Managed tables that the files name, and those that are put aside since they do not name them any more.
+    pub tables: Vec<String>,
     pub lost_tables: Vec<String>,
 }
 

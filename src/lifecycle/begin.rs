@@ -7,7 +7,7 @@ use super::assemble::{Assembled, Sources, assemble, complete};
 use super::control::{Applied, Spoken};
 use super::handover::Inheritance;
 use super::keep::{Unkept, seeds_of, versions_of};
-use super::reload::say;
+use super::reload::{first_error, say};
 use crate::config::diagnostic::Report;
 use crate::config::files::Files;
 use crate::config::{Config, Previous};
@@ -20,9 +20,9 @@ use crate::tls;
 /// Why a process cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The reasons were printed.
-    #[error("the configuration has errors")]
-    Config,
+    /// All reasons were printed.
+    #[error("the configuration has errors: {0}")]
+    Config(String),
     #[error(transparent)]
     Store(#[from] persist::Error),
     #[error("`state_dir` has changed: only a restart puts that in force")]
@@ -48,7 +48,7 @@ impl Beginning {
     pub fn load(path: &Path, strict: bool, inheritance: Option<&Inheritance>) -> Result<Self, Error> {
         let refused = |report: &Report| {
             say(report);
-            Error::Config
+            Error::Config(first_error(report))
         };
         // The state directory is named in the configuration: what is kept there can only be asked for afterwards.
         let files = Files::on_disk();
@@ -65,6 +65,7 @@ impl Beginning {
             previous: &previous,
             store: store.as_deref(),
             switches: &spoken.switches,
+            tables: Vec::new(),
             prune: false,
             is_first: inheritance.is_none(),
         };

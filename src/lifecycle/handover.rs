@@ -32,11 +32,12 @@ pub enum FromOld {
         tickets: HandedKeys,
         plain_admin: bool,
         state: Option<PathBuf>,
-        #[serde(default)]
-        predecessors: usize,
     },
     /// With a socket.
-    Listener { address: SocketAddr, nth: usize },
+    Listener {
+        address: SocketAddr,
+        nth: usize,
+    },
     /// With a socket.
     PlainAdmin,
     /// With the line to a process that had handed over to the old one and still finishes.
@@ -64,7 +65,10 @@ pub enum FromNew {
     },
     Serving,
     /// It ends in good order, or has handed over in its turn: the old process is not to serve again after its end.
-    Settled,
+    Settled {
+        /// The process that serves then.
+        successor: Option<u32>,
+    },
 }
 
 /// One end of the conversation.
@@ -77,8 +81,6 @@ pub struct Inheritance {
     pub tickets: HandedKeys,
     /// The state file that the old process has used.
     pub state: Option<PathBuf>,
-    /// Lines that end with the processes before the old one.
-    pub predecessors: Vec<Line>,
 }
 
 /// What the old process hands over.
@@ -87,7 +89,6 @@ pub struct Estate<'a, S> {
     pub plain_admin: Option<&'a TcpListener>,
     pub tickets: HandedKeys,
     pub state: Option<&'a Path>,
-    pub predecessors: &'a [Arc<Line>],
 }
 
 impl Line {
@@ -146,35 +147,52 @@ impl Line {
 
     /// Hands sockets and keys over.
     pub fn hand_over(&self, estate: Estate<'_, impl std::ops::Deref<Target = TcpListener>>) -> io::Result<()> {
-        let Estate { listeners, plain_admin, tickets, state, predecessors } = estate;
+        let Estate { listeners, plain_admin, tickets, state } = estate;
         let hello = FromOld::Hello {
             protocol: PROTOCOL,
             listeners: listeners.len(),
             tickets,
             plain_admin: plain_admin.is_some(),
             state: state.map(Path::to_owned),
-            predecessors: predecessors.len(),
         };
         self.send(&hello, None)?;
         for (address, nth, socket) in listeners {
             self.send(&FromOld::Listener { address: *address, nth: *nth }, Some(socket.as_fd()))?;
         }
-        if let Some(socket) = plain_admin {
-            self.send(&FromOld::PlainAdmin, Some(socket.as_fd()))?;
+        match plain_admin {
+            Some(socket) => self.send(&FromOld::PlainAdmin, Some(socket.as_fd())),
+            None => Ok(()),
         }
-        predecessors.iter().try_for_each(|line| self.send(&FromOld::Predecessor, Some(line.0.as_fd())))
+    }
+
+    /// Gives the word to serve, and lines to the processes before this one. Not earlier: while somebody has them, those processes do
+    /// not learn of this one's end.
+    pub fn give_word(&self, predecessors: &[Arc<Line>]) -> io::Result<()> {
+        predecessors.iter().try_for_each(|line| self.send(&FromOld::Predecessor, Some(line.0.as_fd())))?;
+        self.send(&FromOld::Yours, None)
+    }
+
+    /// Waits for the word; gives the lines.
+    pub fn hear_word(&self, patience: Duration) -> io::Result<Vec<Line>> {
+        let mut predecessors = Vec::new();
+        loop {
+            match self.receive(patience)? {
+                (FromOld::Predecessor, Some(line)) => predecessors.push(Line(line)),
+                (FromOld::Yours, _) => return Ok(predecessors),
+                _ => return Err(unexpected()),
+            }
+        }
     }
 
     /// Takes them.
     pub fn inherit(&self, patience: Duration) -> io::Result<Inheritance> {
-        let unexpected = || io::Error::new(io::ErrorKind::InvalidData, "the old process says something else than expected");
-        let (FromOld::Hello { protocol, listeners, tickets, plain_admin, state, predecessors }, _) = self.receive(patience)? else {
+        let (FromOld::Hello { protocol, listeners, tickets, plain_admin, state }, _) = self.receive(patience)? else {
             return Err(unexpected());
         };
         if protocol != PROTOCOL {
             return Err(io::Error::other(format!("the old process speaks protocol {protocol}, this one {PROTOCOL}: restart instead")));
         }
-        let mut inherited = Inheritance { listeners: Vec::new(), plain_admin: None, tickets, state, predecessors: Vec::new() };
+        let mut inherited = Inheritance { listeners: Vec::new(), plain_admin: None, tickets, state };
         for _ in 0..listeners {
             let (FromOld::Listener { address, nth }, Some(socket)) = self.receive(patience)? else { return Err(unexpected()) };
             inherited.listeners.push((address, nth, socket.into()));
@@ -183,12 +201,12 @@ impl Line {
             let (FromOld::PlainAdmin, Some(socket)) = self.receive(patience)? else { return Err(unexpected()) };
             inherited.plain_admin = Some(socket.into());
         }
-        for _ in 0..predecessors {
-            let (FromOld::Predecessor, Some(line)) = self.receive(patience)? else { return Err(unexpected()) };
-            inherited.predecessors.push(Line(line));
-        }
         Ok(inherited)
     }
+}
+
+fn unexpected() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the old process says something else than expected")
 }
 
 #[cfg(test)]
@@ -204,20 +222,19 @@ mod tests {
         let tickets = crate::tls::tickets::Tickets::new().unwrap();
         let wanted: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let handed: Vec<_> = sockets.iter().enumerate().map(|(nth, socket)| (wanted, nth, socket)).collect();
-        let (before, older) = Line::pair().unwrap();
-        let (tickets_handed, predecessors) = (tickets.hand_over(), [Arc::new(Line::new(older))]);
-        let estate =
-            Estate { listeners: &handed, plain_admin: Some(&plain), tickets: tickets_handed, state: None, predecessors: &predecessors };
-        old.hand_over(estate).unwrap();
+        let tickets_handed = tickets.hand_over();
+        old.hand_over(Estate { listeners: &handed, plain_admin: Some(&plain), tickets: tickets_handed, state: None }).unwrap();
         let got = new.inherit(Duration::from_secs(5)).unwrap();
         let addresses: Vec<_> = got.listeners.iter().map(|(_, nth, socket)| (*nth, socket.local_addr().unwrap())).collect();
         assert_eq!(addresses, sockets.iter().map(|socket| socket.local_addr().unwrap()).enumerate().collect::<Vec<_>>());
         assert_eq!(got.plain_admin.unwrap().local_addr().unwrap(), plain.local_addr().unwrap());
-        let alive = got.predecessors[0].receive::<FromOld>(Duration::from_millis(20)).err().unwrap();
+        let (before, older) = Line::pair().unwrap();
+        old.give_word(&[Arc::new(Line::new(older))]).unwrap();
+        let [older] = new.hear_word(Duration::from_secs(5)).unwrap().try_into().ok().unwrap();
+        let alive = older.receive::<FromOld>(Duration::from_millis(20)).err().unwrap();
         assert_eq!(alive.kind(), io::ErrorKind::TimedOut, "the process before the old one still finishes");
         drop(before);
-        let ended = got.predecessors[0].receive::<FromOld>(Duration::from_secs(5)).err().unwrap();
-        assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(older.receive::<FromOld>(Duration::from_secs(5)).err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
         let silence = old.receive::<FromNew>(Duration::from_millis(20)).err().unwrap();
         assert_eq!(silence.kind(), io::ErrorKind::TimedOut);
         new.send(&FromNew::Serving, None).unwrap();
@@ -226,14 +243,7 @@ mod tests {
         assert_eq!(old.receive::<FromNew>(Duration::from_secs(5)).err().unwrap().kind(), io::ErrorKind::UnexpectedEof);
         let (old, new) = Line::pair().unwrap();
         old.send(
-            &FromOld::Hello {
-                protocol: PROTOCOL + 1,
-                listeners: 0,
-                tickets: tickets.hand_over(),
-                plain_admin: false,
-                state: None,
-                predecessors: 0,
-            },
+            &FromOld::Hello { protocol: PROTOCOL + 1, listeners: 0, tickets: tickets.hand_over(), plain_admin: false, state: None },
             None,
         )
         .unwrap();

@@ -18,6 +18,7 @@ pub(super) struct Versions {
     good: Vec<(PathBuf, KeptSite)>,
     /// Sites whose kept versions go on being kept.
     stay: Vec<PathBuf>,
+    tables: Vec<String>,
     lost_tables: Vec<String>,
 }
 
@@ -42,7 +43,7 @@ pub(super) fn versions_of(sites: &[Arc<Site>], assembled: &Assembled, store: Opt
     let good =
         sites.iter().filter(|site| !is_broken(site)).map(|site| (site.path.clone(), KeptSite::new(&site.name, &site.digest))).collect();
     let stay = assembled.broken.iter().map(|broken| broken.path.clone()).collect();
-    Versions { files, texts, good, stay, lost_tables: assembled.lost_tables.clone() }
+    Versions { files, texts, good, stay, tables: assembled.tables.clone(), lost_tables: assembled.lost_tables.clone() }
 }
 
 pub(super) fn seeds_of(config: &Config, seeded: &[String]) -> Vec<Seed> {
@@ -76,6 +77,7 @@ impl Control {
         let Unkept { versions, seeds, sites, unswitched } = unkept;
         forget_switches(&unswitched, self.store());
         self.set_applied(Applied::clone(&self.applied()).kept(self.store(), sites, Vec::new(), &versions, &seeds));
+        self.take_up_pending();
     }
 }
 
@@ -121,6 +123,7 @@ impl Applied {
             texts: &versions.texts,
             good: versions.good.iter().map(|(path, site)| (path.as_path(), site.clone())).collect(),
             stay: &versions.stay,
+            tables: &versions.tables,
             lost_tables: &versions.lost_tables,
             seeds: seeds.iter().map(|seed| (seed.table.as_str(), seed.rows.as_slice())).collect(),
         });

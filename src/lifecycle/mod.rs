@@ -16,6 +16,7 @@ pub mod sticky_key;
 pub mod stop;
 pub mod supervisor;
 mod tables;
+pub mod takeover;
 pub mod upgrade;
 pub mod users;
 mod watch;

@@ -31,9 +31,22 @@ impl Readiness {
         *self.0.borrow()
     }
 
-    /// Waits until no other process has the sockets.
-    pub async fn serves(&self) {
+    /// Ready, unless it was told to stop meanwhile.
+    pub fn begin(&self) -> bool {
+        self.0.send_if_modified(|stage| {
+            let begins = *stage == Stage::Starting;
+            if begins {
+                *stage = Stage::Ready;
+            }
+            begins
+        })
+    }
+
+    /// Waits until no other process has the sockets. `true`: one had.
+    pub async fn serves(&self) -> bool {
+        let had = self.stage() == Stage::HandedOver;
         let _ = self.watch().wait_for(|stage| *stage != Stage::HandedOver).await;
+        had
     }
 
     pub fn watch(&self) -> watch::Receiver<Stage> {

@@ -93,21 +93,24 @@ impl Control {
         }
         let before = self.pending();
         if let Some(time) = asked.confirm {
-            // What was confirmed last stays the way back. Remembered first: the former generation is then not forgotten, and there is
-            // a way back also from a configuration that ends the process.
+            // What was confirmed last stays the way back. Remembered first: the former generation is then not forgotten, and without
+            // a way back nothing changes.
             let former = before.as_ref().map_or(applied.generation, |pending| pending.former);
             let until = seconds(SystemTime::now()).saturating_add(time.as_secs());
             self.set_pending(Some(Pending { former, until }))?;
         }
         let told = self.put_in_force(&mut changing, asked, From::Disk);
-        if told.outcome == Outcome::Refused && asked.confirm.is_some() {
-            if let Err(error) = self.set_pending(before) {
-                // It goes back to what is in force then.
-                log::error!("{error}");
-            }
-            return Ok(Told { pending: self.pending(), ..told });
+        let Some(time) = asked.confirm else { return Ok(told) };
+        // The time counts from when it is in force. What was refused needs no way back.
+        let pending = match told.outcome {
+            Outcome::Refused => before,
+            _ => self.pending().map(|pending| Pending { until: seconds(SystemTime::now()).saturating_add(time.as_secs()), ..pending }),
+        };
+        if let Err(error) = self.set_pending(pending) {
+            // What is remembered stays: it leads back to what was in force.
+            log::error!("{error}");
         }
-        Ok(told)
+        Ok(Told { pending: self.pending(), ..told })
     }
 
     /// Puts a configuration in force that was in force before, the last different one unless told otherwise. The files on disk
@@ -295,6 +298,7 @@ impl Control {
             previous,
             store: self.store(),
             switches: &spoken.switches,
+            tables: self.snapshot().rules.users.managed().map(str::to_owned).collect(),
             prune: asked.prune,
             is_first: false,
         };
@@ -329,8 +333,7 @@ impl Control {
         }
         log::error!("reload refused: the configuration in force stays");
         self.reloads().refused.fetch_add(1, Ordering::Relaxed);
-        let why = report.iter().find(|diagnostic| diagnostic.severity == Severity::Error);
-        let why = why.map_or_else(|| "a site has errors, and `strict` was asked for".to_owned(), |diagnostic| diagnostic.message.clone());
+        let why = first_error(&report);
         let applied = Applied::clone(&self.applied());
         let told = Told {
             outcome: Outcome::Refused,
@@ -347,6 +350,12 @@ impl Control {
         self.set_applied(Applied { refused: Some((SystemTime::now(), format!("{why} (by {})", asked.by))), ..applied });
         told
     }
+}
+
+/// Why a configuration is refused, in short.
+pub(super) fn first_error(report: &Report) -> String {
+    let why = report.iter().find(|diagnostic| diagnostic.severity == Severity::Error);
+    why.map_or_else(|| "a site has errors, and `strict` was asked for".to_owned(), |diagnostic| diagnostic.message.clone())
 }
 
 fn in_force(applied: &Applied, sites: usize) -> String {

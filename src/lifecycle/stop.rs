@@ -63,7 +63,7 @@ impl Stop {
         let settings = self.control.settings();
         let delay = settings.drain_delay;
         self.readiness.set(Stage::Stopping);
-        self.upgrades.settle();
+        self.upgrades.settle(None);
         super::notify::stopping(delay + settings.drain_timeout + 2 * GOODBYE);
         if !delay.is_zero() {
             log::info!("stopping: not ready any more; connections are still accepted for {delay:?}");

@@ -13,7 +13,8 @@ use super::pid_file::PidFile;
 use super::readiness::{Readiness, Stage};
 use super::reload::Reload;
 use super::stop::{listen_to, signals_handled_later};
-use super::upgrade::{Takeover, Upgrades};
+use super::takeover::Takeover;
+use super::upgrade::Upgrades;
 use super::{notify, watch as files};
 use crate::admin;
 use crate::config::Admin;
@@ -42,6 +43,8 @@ pub struct Supervisor {
     pub api: Arc<admin::api::Api>,
     pub admin: Option<admin::server::Bound>,
     pub admin_config: Admin,
+    /// What accepts on the admin sockets.
+    pub admin_tasks: Vec<tokio::task::JoinHandle<()>>,
     /// Turns true when connections can be accepted.
     pub accepting: watch::Receiver<bool>,
     /// Turns true when the process can be told to stop.
@@ -107,7 +110,11 @@ impl Supervisor {
             // The old process speaks when it has stopped accepting.
             let applied = self.control.applied();
             let left_out = applied.broken.iter().filter(|broken| !broken.kept).map(|broken| broken.name.clone()).collect();
-            let ready = tokio::task::spawn_blocking(move || takeover.ready(left_out).map(|()| takeover)).await;
+            let ready = move || {
+                let mut takeover = takeover;
+                takeover.ready(left_out).map(|()| takeover)
+            };
+            let ready = tokio::task::spawn_blocking(ready).await;
             let takeover = match ready {
                 Ok(Ok(takeover)) => takeover,
                 Ok(Err(error)) => {
@@ -144,8 +151,7 @@ impl Supervisor {
         for address in &addresses {
             log::info!("listening on {address}");
         }
-        self.readiness.set(Stage::Ready);
-        if !takes_over {
+        if self.readiness.begin() && !takes_over {
             notify::ready(&in_force(&self.control));
         }
         log::info!("portcullis {} is ready", env!("CARGO_PKG_VERSION"));
@@ -155,15 +161,17 @@ impl Supervisor {
         true
     }
 
-    fn serve(&self, admin: admin::server::Bound) {
+    fn serve(&mut self, admin: admin::server::Bound) {
         if let Some(address) = admin.address() {
             log::info!("/livez, /readyz and /metrics are answered on {address}");
         }
-        admin.serve(self.api.clone(), self.readiness.watch());
+        let former = std::mem::replace(&mut self.admin_tasks, admin.serve(self.api.clone(), self.readiness.watch()));
+        // Nobody can reach a socket that was replaced.
+        former.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     /// After an upgrade whose new process has died: its socket is gone with it.
-    fn serve_admin_again(&self) {
+    fn serve_admin_again(&mut self) {
         let plain = self.upgrades.plain_admin.as_ref().and_then(|socket| socket.try_clone().ok());
         match admin::server::bind(&self.admin_config, plain, true) {
             Ok(admin) => self.serve(admin),
@@ -228,7 +236,6 @@ async fn follow_certificates(control: Arc<Control>) {
 
 /// Goes back from a configuration that nobody confirms in time.
 async fn follow_pending(control: Arc<Control>) {
-    control.take_up_pending();
     let mut changes = control.pending_changes();
     loop {
         let Some(pending) = changes.borrow_and_update().clone() else {

@@ -1,6 +1,6 @@
 //! Managed users tables of a configuration: the files name them, their rows are those that are kept.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::assemble::{Assembled, Sources};
 use crate::config::Config;
@@ -40,12 +40,15 @@ pub(super) fn fill(config: &mut Config, sources: &Sources<'_>, assembled: &mut A
         );
     }
     if let Some(Twice { user, table, elsewhere }) = &read.twice {
-        refuse(
-            format!("the user `{user}` is in the managed table `{table}` and in {elsewhere}"),
-            format!("remove it from the file, or: `portcullis users remove {user}`"),
-        );
+        let why = format!("the user `{user}` is in the managed table `{table}` and in {elsewhere}");
+        if sources.is_first {
+            // One user must not keep everybody down.
+            log::error!("{why}: one of the rows counts");
+        } else {
+            refuse(why, format!("remove it from the file, or: `portcullis users remove {user}`"));
+        }
     }
-    if !read.missing.is_empty() || read.twice.is_some() {
+    if !read.missing.is_empty() || (read.twice.is_some() && !sources.is_first) {
         return false;
     }
     if !read.kept.is_empty() {
@@ -60,8 +63,18 @@ pub(super) fn fill(config: &mut Config, sources: &Sources<'_>, assembled: &mut A
 /// take its users out of force. A start has nothing else to go on with than the files, and a rollback nothing else than what was
 /// kept: there the rows wait for the file.
 fn none_is_lost(names: &[String], sources: &Sources<'_>, assembled: &mut Assembled) -> bool {
-    let kept = sources.store.and_then(|store| store.tables().ok()).unwrap_or_default();
-    let lost: Vec<String> = kept.into_iter().filter(|table| !names.contains(table)).collect();
+    let kept = match sources.store.map(Store::tables).transpose() {
+        Ok(kept) => kept.unwrap_or_default(),
+        Err(error) => {
+            let why = format!("managed users tables cannot be read: {error}");
+            assembled.report.push(Diagnostic::about_file(sources.path, why));
+            return false;
+        }
+    };
+    // One in force may not be kept, after a full disk.
+    let known: BTreeSet<&String> = kept.iter().chain(&sources.tables).collect();
+    let lost: Vec<String> = known.into_iter().filter(|table| !names.contains(table)).cloned().collect();
+    assembled.tables = names.to_vec();
     if sources.prune || lost.is_empty() {
         assembled.lost_tables = lost;
         return true;
@@ -73,7 +86,7 @@ fn none_is_lost(names: &[String], sources: &Sources<'_>, assembled: &mut Assembl
             log::error!("{why}: its users are not in force");
             continue;
         }
-        let help = format!("bring the file {table}.yaml back, or forget the table and its users: `portcullis reload --prune`");
+        let help = format!("bring the file {table}.yaml back, or put the table and its users aside: `portcullis reload --prune`");
         assembled.report.push(Diagnostic::about_file(sources.path, why).with_help(help));
         good = false;
     }

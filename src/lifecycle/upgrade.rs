@@ -18,22 +18,16 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::control::{CommandError, Control};
-use super::handover::{Estate, FromNew, FromOld, Inheritance, Line};
+use super::handover::{Estate, FromNew, FromOld, Line};
 use super::readiness::{Readiness, Stage};
+use super::takeover::{ENVIRONMENT, STARTS, Takeover};
 use crate::persist::Store;
 use crate::proxy::Shared;
 
-/// Tells a process that its standard input is the old process's line, and whether it is to start the one that takes over or is
-/// that one: systemd takes a main process for a stranger's as long as it is the child of another service process.
-const ENVIRONMENT: &str = "PORTCULLIS_UPGRADE";
-const STARTS: &str = "starts";
-const TAKES_OVER: &str = "takes-over";
 /// How long a new process may take to say that it is ready: a large configuration takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long it may take to begin to serve once it may.
 const BEGIN: Duration = Duration::from_secs(3);
-/// How long a new process waits for the next word of the old one.
-const OLD_PATIENCE: Duration = Duration::from_secs(30);
 /// How long an old process without connections stays: one that has taken over and is no good mostly dies within this time.
 pub(super) const GUARD: Duration = Duration::from_millis(250);
 /// How often it is looked whether this process was told to stop.
@@ -41,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Longer than any process needs to get ready.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// Programs that are number 1 of a container and start another one.
-const CONTAINER_INITS: [&str; 6] = ["docker-init", "tini", "catatonit", "podman-init", "dumb-init", "pause"];
+const CONTAINER_INITS: [&str; 8] = ["docker-init", "tini", "catatonit", "podman-init", "dumb-init", "tini-static", "bwrap", "pause"];
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What this process was started as: a new one is started the same way.
@@ -62,8 +56,6 @@ impl Started {
     }
 }
 
-// === The old process ===
-
 /// Starts new processes and hands over to them.
 pub struct Upgrades {
     pub control: Arc<Control>,
@@ -81,18 +73,12 @@ pub struct Upgrades {
     /// Lines to processes that may still finish what they have: the one that this one took over from, which serves again should
     /// this one die, and those before it.
     predecessors: Mutex<Vec<Arc<Line>>>,
-    /// The process that has taken over.
+    /// The process that serves instead of this one.
     successor: Mutex<Option<u32>>,
 }
 
 impl Upgrades {
-    pub fn new(
-        control: Arc<Control>,
-        shared: Arc<Shared>,
-        readiness: Arc<Readiness>,
-        plain_admin: Option<TcpListener>,
-        predecessors: Vec<Line>,
-    ) -> Self {
+    pub fn new(control: Arc<Control>, shared: Arc<Shared>, readiness: Arc<Readiness>, plain_admin: Option<TcpListener>) -> Self {
         Self {
             control,
             shared,
@@ -102,21 +88,21 @@ impl Upgrades {
             handed_over: watch::channel(false).0,
             serve_admin: tokio::sync::Notify::new(),
             under_way: Mutex::new(false),
-            predecessors: Mutex::new(predecessors.into_iter().map(Arc::new).collect()),
+            predecessors: Mutex::default(),
             successor: Mutex::new(None),
         }
     }
 
     /// Keeps the line to the process that this one took over from.
     pub fn keep_predecessor(&self, takeover: Takeover) {
-        self.predecessors.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(takeover.line));
+        self.predecessors.lock().unwrap_or_else(PoisonError::into_inner).extend(takeover.into_lines().map(Arc::new));
     }
 
     /// The end of this process is no reason for the one before to serve again.
-    pub fn settle(&self) {
+    pub fn settle(&self, successor: Option<u32>) {
         for line in self.predecessors() {
             // It has ended already, which is as good.
-            let _ = line.send(&FromNew::Settled, None);
+            let _ = line.send(&FromNew::Settled { successor }, None);
         }
     }
 
@@ -135,10 +121,20 @@ impl Upgrades {
         lines.clone()
     }
 
-    /// Lets the process that has taken over reload. `false`: there is none.
+    /// Lets the process that serves instead of this one reload. `false`: this one has not handed over.
     pub fn pass_on_reload(&self) -> bool {
+        if self.readiness.stage() != Stage::HandedOver {
+            return false;
+        }
         let successor = *self.successor.lock().unwrap_or_else(PoisonError::into_inner);
-        self.readiness.stage() == Stage::HandedOver && successor.is_some_and(|pid| kill(pid, Signal::HUP))
+        if !successor.is_some_and(|pid| kill(pid, Signal::HUP)) {
+            log::warn!("SIGHUP: this process finishes, and does not know of another one that could reload");
+        }
+        true
+    }
+
+    fn set_successor(&self, pid: Option<u32>) {
+        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = pid;
     }
 
     pub fn is_under_way(&self) -> bool {
@@ -218,14 +214,14 @@ impl Upgrades {
         });
         let (child, line, pid, version) = result?;
         log::info!("process {pid} (version {version}) serves; this one finishes what it has");
-        self.settle();
+        self.settle(Some(pid));
+        self.set_successor(Some(pid));
         if self.readiness.stage() == Stage::Stopping {
             // Told to stop in the last moment: the one that serves now is meant.
             kill(pid, Signal::TERM);
         } else {
             self.readiness.set(Stage::HandedOver);
         }
-        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(pid);
         self.handed_over.send_replace(true);
         let this = self.clone();
         // The new process serves: nothing may make this one serve beside it.
@@ -248,13 +244,8 @@ impl Upgrades {
         let listeners = self.control.listeners().sockets();
         let listeners: Vec<_> = listeners.into_iter().map(|(key, socket)| (key.address, key.nth, socket)).collect();
         let tickets = self.shared.tls.tickets().hand_over();
-        let estate = Estate {
-            listeners: &listeners,
-            plain_admin: self.plain_admin.as_ref(),
-            tickets,
-            state: self.control.store().map(Store::path),
-            predecessors: &self.predecessors(),
-        };
+        let estate =
+            Estate { listeners: &listeners, plain_admin: self.plain_admin.as_ref(), tickets, state: self.control.store().map(Store::path) };
         line.hand_over(estate).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => "the new process ended before it was ready".to_owned(),
             _ => format!("the sockets cannot be handed over: {error}"),
@@ -270,17 +261,19 @@ impl Upgrades {
                 FromNew::Failed { why } => {
                     return Err(format!("the new process says: {why} (`portcullis check` tells more of mistakes in files)"));
                 }
-                FromNew::Serving | FromNew::Settled => return Err("the new process serves without having been told to".to_owned()),
+                FromNew::Serving | FromNew::Settled { .. } => return Err("the new process serves without having been told to".to_owned()),
             }
         };
         paused.store(true, Ordering::Relaxed);
         handle.block_on(self.control.listeners().pause());
         self.still_wanted()?;
-        line.send(&FromOld::Yours, None).map_err(|error| format!("the new process was ready, then it hung up: {error}"))?;
+        line.give_word(&self.predecessors()).map_err(|error| format!("the new process was ready, then it hung up: {error}"))?;
         match self.next(line, Instant::now() + BEGIN, BEGIN, "it served")? {
             FromNew::Serving => Ok(version),
             FromNew::Failed { why } => Err(format!("the new process says: {why}")),
-            FromNew::Started { .. } | FromNew::Ready { .. } | FromNew::Settled => Err("the new process does not begin to serve".to_owned()),
+            FromNew::Started { .. } | FromNew::Ready { .. } | FromNew::Settled { .. } => {
+                Err("the new process does not begin to serve".to_owned())
+            }
         }
     }
 
@@ -342,15 +335,23 @@ impl Upgrades {
 
     /// Waits for this process's end, or the new one's: if that one died, this one takes the sockets back, which it has kept.
     fn stand_by(&self, mut child: Child, line: &Line, pid: u32) {
-        // Its line ends when it does.
+        // Its line ends when it does, or when the last one after it does that has a copy of it.
+        let mut settled = false;
         loop {
             match line.receive(DAY) {
-                // The line stays to the end of this process: it tells the other one of that.
-                Ok((FromNew::Settled, _)) => loop {
-                    std::thread::park();
-                },
+                Ok((FromNew::Settled { successor }, _)) => {
+                    settled = true;
+                    self.set_successor(successor);
+                }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
                 _ => {}
+            }
+        }
+        self.set_successor(None);
+        if settled {
+            // The line stays to the end of this process: it tells the others of that.
+            loop {
+                std::thread::park();
             }
         }
         // Where it is a child of this process, it leaves its status.
@@ -408,64 +409,11 @@ fn ends_with_this_process() -> Option<&'static str> {
         }
         Some(_) => false,
     };
-    is_main.then_some("this process is the main one of its container, which ends with it")
+    is_main.then_some("this process was started by its container, which ends with it")
 }
 
 /// `false`: it is gone.
 fn kill(pid: u32, signal: Signal) -> bool {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap_or_default());
     pid.is_some_and(|pid| rustix::process::kill_process(pid, signal).is_ok())
-}
-
-// === The new process ===
-
-/// What a process has that takes over.
-pub struct Takeover {
-    line: Line,
-}
-
-impl Takeover {
-    /// `None`: this process was not started to take over.
-    ///
-    /// # Errors
-    /// It was, and the old process does not say what it should.
-    pub fn from_environment() -> io::Result<Option<(Self, Inheritance)>> {
-        let Some(part) = std::env::var_os(ENVIRONMENT) else { return Ok(None) };
-        let line = Line::new(std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned()?);
-        if part != TAKES_OVER {
-            Self::start(&line)?;
-        }
-        // Nobody else keeps the line: its end is the end of this process.
-        let nothing = std::fs::File::open("/dev/null")?;
-        rustix::stdio::dup2_stdin(&nothing)?;
-        let inheritance = line.inherit(OLD_PATIENCE)?;
-        Ok(Some((Self { line }, inheritance)))
-    }
-
-    /// Starts the process that takes over and ends, so that it is nobody's child.
-    fn start(line: &Line) -> io::Result<()> {
-        let mut command = Command::new(std::env::current_exe()?);
-        let child = command.args(std::env::args_os().skip(1)).env(ENVIRONMENT, TAKES_OVER).spawn()?;
-        line.send(&FromNew::Started { pid: child.id() }, None)?;
-        std::process::exit(0)
-    }
-
-    /// Tells the old process that this one does not take over.
-    pub fn failed(&self, why: &str) {
-        // It notices the end of this process as well.
-        let _ = self.line.send(&FromNew::Failed { why: why.to_owned() }, None);
-    }
-
-    /// Tells that everything is prepared, and waits until the old process has stopped accepting.
-    pub fn ready(&self, left_out: Vec<String>) -> io::Result<()> {
-        self.line.send(&FromNew::Ready { version: env!("CARGO_PKG_VERSION").to_owned(), left_out }, None)?;
-        match self.line.receive(OLD_PATIENCE)? {
-            (FromOld::Yours, _) => Ok(()),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the old process says something else than expected")),
-        }
-    }
-
-    pub fn serving(&self) -> io::Result<()> {
-        self.line.send(&FromNew::Serving, None)
-    }
 }

@@ -26,8 +26,10 @@ pub async fn follow(control: Arc<Control>, readiness: Arc<Readiness>) {
     let mut in_force: Option<u64> = None;
     let mut last: Option<u64> = None;
     loop {
-        // The process that has taken over follows them itself.
-        readiness.serves().await;
+        // The process that has taken over follows them itself; what it has found does not count here.
+        if readiness.serves().await {
+            (in_force, last) = (None, None);
+        }
         let began = Instant::now();
         let settings = control.settings();
         let read = settings.watched.as_ref().and_then(|watched| watched.read);

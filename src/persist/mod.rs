@@ -56,7 +56,8 @@ pub struct Kept<'a> {
     pub stay: &'a [PathBuf],
     /// Managed tables that were never kept.
     pub seeds: Vec<(&'a str, &'a [(String, StoredRow)])>,
-    /// Managed tables that end.
+    /// Managed tables that the files name, and those that they do not name any more.
+    pub tables: &'a [String],
     pub lost_tables: &'a [String],
 }
 
@@ -95,9 +96,7 @@ impl Store {
             generations::keep(transaction, applied.generation, applied.files, applied.texts)?;
             sites::keep(transaction, &applied.good, |path| applied.stay.iter().any(|stays| stays == path))?;
             generations::pin(transaction, applied.generation.rolled_back_to.map(|_| applied.generation.number))?;
-            for table in applied.lost_tables {
-                users::forget_table(transaction, table)?;
-            }
+            users::put_aside(transaction, applied.tables, applied.lost_tables)?;
             for (table, rows) in &applied.seeds {
                 users::keep_table(transaction, table, rows.iter().map(|(user, row)| (user.as_str(), row.clone())))?;
             }

@@ -35,6 +35,7 @@ fn keep_with(store: &Store, number: u64, of: &[(&str, &str)], good: &HashMap<&Pa
         good: HashMap::new(),
         stay: &[],
         seeds: Vec::new(),
+        tables: &[],
         lost_tables: &[],
     };
     store.keep_applied(&Kept { good: good.clone(), stay, ..kept }).unwrap();

@@ -7,6 +7,9 @@ use super::{Error, Store, or_empty};
 const TABLES: TableDefinition<'_, &str, u64> = TableDefinition::new("user_tables");
 const ROWS: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("users");
 
+/// Tables that nobody names any more: their users are there again once somebody does.
+const ASIDE: TableDefinition<'_, &str, ()> = TableDefinition::new("user_tables_aside");
+
 /// A user's row as it is kept: app or role, and group.
 pub type StoredRow = Vec<(String, String)>;
 
@@ -29,11 +32,18 @@ impl Store {
         })
     }
 
-    /// The names of the tables that are kept.
+    /// The names of the tables that are kept, without those that were put aside.
     pub fn tables(&self) -> Result<Vec<String>, Error> {
         self.read(|transaction| {
             let Some(tables) = or_empty(transaction.open_table(TABLES))? else { return Ok(Vec::new()) };
-            tables.iter()?.map(|table| Ok(table?.0.value().to_owned())).collect()
+            let aside = or_empty(transaction.open_table(ASIDE))?;
+            let mut found = Vec::new();
+            for table in tables.iter()? {
+                let name = table?.0.value().to_owned();
+                let is_aside = aside.as_ref().map(|aside| aside.get(name.as_str())).transpose()?.flatten().is_some();
+                found.extend((!is_aside).then_some(name));
+            }
+            Ok(found)
         })
     }
 
@@ -93,10 +103,15 @@ impl Store {
     }
 }
 
-/// Forgets a table and its users.
-pub(super) fn forget_table(transaction: &WriteTransaction, table: &str) -> Result<(), redb::Error> {
-    transaction.open_table(ROWS)?.retain(|(own, _), _| own != table)?;
-    transaction.open_table(TABLES)?.remove(table)?;
+/// Tables that are named, and those that are not any more.
+pub(super) fn put_aside(transaction: &WriteTransaction, named: &[String], lost: &[String]) -> Result<(), redb::Error> {
+    let mut aside = transaction.open_table(ASIDE)?;
+    for table in named {
+        aside.remove(table.as_str())?;
+    }
+    for table in lost {
+        aside.insert(table.as_str(), ())?;
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ import time
 
 SITES, USERS, CERTIFICATES = 100_000, 1_000_000, 10_000
 PORTCULLIS = os.path.abspath(sys.argv[1])
+ROUNDS = 7
 # Seconds and MiB.
 BOUNDS = {"sites": (60, 1500), "users": (15, 700), "certificates": (10, 700)}
 
@@ -181,21 +182,21 @@ try:
             "each another user": ("users", [("panel.test", f"/user{n * 7919 % USERS}/phpmyadmin/x") for n in range(4000)]),
         }
         costs = {name: [] for name in rounds}
-        for _ in range(5):
+        for _ in range(ROUNDS):
             for name, (of, requests) in rounds.items():
                 process, port = running[of]
                 load(port, requests[:200])
                 before = cpu(process.pid)
                 load(port, requests)
                 costs[name].append((cpu(process.pid) - before) / len(requests) * 1e6)
-        # The cheapest round of each: what else the machine does only adds.
+        median = {name: sorted(microseconds)[ROUNDS // 2] for name, microseconds in costs.items()}
         for name, microseconds in costs.items():
-            print(f"{name:18} {min(microseconds):6.1f} µs of CPU a request (least of {', '.join(f'{cost:.1f}' for cost in microseconds)})")
-        # A site not asked for in a while is not in the processor's caches either, which is all that another one each time may cost;
-        # a search through them would cost a hundred times as much.
-        for name, bound in {"one of the sites": 1.5, "each another site": 2.5, "each another user": 2.5}.items():
-            if min(costs[name]) > bound * min(costs["one site"]):
-                failed.append(f"{name}: more than {bound} times what a request costs with one site")
+            print(f"{name:18} {median[name]:6.1f} µs of CPU a request (median of {', '.join(f'{cost:.1f}' for cost in microseconds)})")
+        # A site not asked for in a while is in no cache of the processor, and a machine that others use too counts CPU time badly: a
+        # search through the sites would cost a hundred times as much. `make bench` counts the decision's own instructions.
+        for name in ("one of the sites", "each another site", "each another user"):
+            if median[name] > 3 * median["one site"]:
+                failed.append(f"{name}: more than three times what a request costs with one site")
 finally:
     for process in [*STARTED, NGINX]:
         process.terminate()

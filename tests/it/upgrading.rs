@@ -253,10 +253,13 @@ fn a_stop_waits_for_the_processes_before_this_one() {
         let mut socket = Client::plain(proxy.address());
         socket.send(WEBSOCKET);
         assert!(socket.head().starts_with("HTTP/1.1 101 "));
+        let first = proxy.pid();
         for _ in 0..upgrades {
             proxy.ok(&["upgrade"]);
         }
         let main = proxy.pid();
+        // Whoever knows the first process reaches the last one.
+        proxy.next_event("(by SIGHUP)", || nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), Signal::SIGHUP).unwrap());
         // Those in between had nobody: they do not stay for the sake of the first.
         assert!(proxy.leaves_only(main), "{}", proxy.events());
         proxy.ok(&["stop"]);

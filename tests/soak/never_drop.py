@@ -786,6 +786,10 @@ def hear():
     for number in sockets:
         os.close(number)
     return json.loads(message)
+def word():
+    while (heard := hear()) == 'Predecessor':
+        pass
+    return heard
 def say(message):
     line.send(json.dumps(message).encode())
 hello = hear()["Hello"]
@@ -805,8 +809,8 @@ def failing_programs(folder):
         "ends at once": ("#!/bin/sh\nexit 1\n", "the upgrade failed"),
         "hangs": ("#!/bin/sh\nexec sleep 600\n", "said nothing for 2s"),
         "is ready and ends": (fake("sys.exit(3)"), "the new process"),
-        "gets the word and ends": (fake("assert hear() == 'Yours'\nsys.exit(3)"), "ended before it served"),
-        SERVES_AND_DIES: (fake("assert hear() == 'Yours'\nsay('Serving')\ntime.sleep(0.3)\nsys.exit(3)"), "has taken over"),
+        "gets the word and ends": (fake("assert word() == 'Yours'\nsys.exit(3)"), "ended before it served"),
+        SERVES_AND_DIES: (fake("assert word() == 'Yours'\nsay('Serving')\ntime.sleep(0.3)\nsys.exit(3)"), "has taken over"),
     }
     for n, (text, _) in enumerate(programs.values()):
         (folder / f"fake{n}").write_text(text)
