@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::asked::{Asked, ExplainBody, ReloadBody, RollbackBody, StandingBody, SwitchBody, UpgradeBody, UserBody, decode};
 use super::{metrics, status};
+use crate::balance::hand::Standing;
 use crate::config::diagnostic::{Place, Report, Severity};
 use crate::explain::{self, Knowledge};
 use crate::lifecycle::control::{CommandError, Control};
@@ -27,6 +28,7 @@ use crate::lifecycle::readiness::{Readiness, Stage};
 use crate::lifecycle::reload::{Outcome, Told};
 use crate::lifecycle::upgrade::Upgrades;
 use crate::lifecycle::users::{Table, User};
+use crate::persist::BackendRecord;
 
 /// A users file of an import may be as large as any.
 const MAX_IMPORT: usize = 1 << 30;
@@ -147,7 +149,12 @@ impl Api {
             },
             ("PATCH", ["v1", "users", name]) => answered(asked.json::<UserBody>().and_then(|body| {
                 let placed: Vec<_> = body.placements.into_iter().collect();
-                control.set_user(by, body.table.as_deref(), name, &placed).map(|user| user_json(&user))
+                let (user, is_new) = control.set_user(by, body.table.as_deref(), name, &placed)?;
+                let mut answer = user_json(&user);
+                if let Value::Object(fields) = &mut answer {
+                    fields.insert("is_new".to_owned(), Value::Bool(is_new));
+                }
+                Ok(answer)
             })),
             ("DELETE", ["v1", "users", name]) => {
                 answered(control.remove_user(by, asked.query_value("table").as_deref(), name).map(|user| user_json(&user)))
@@ -159,11 +166,15 @@ impl Api {
             ("GET", ["v1", "backends", group]) => ok(&json!({ "backend_groups": status::groups(control, Some(group), usize::MAX) })),
             ("POST", ["v1", "backends", group, backend]) => answered(asked.json::<StandingBody>().and_then(|body| {
                 let record = control.set_standing(by, group, backend, body.state)?;
-                Ok(json!({ "group": group, "backend": backend, "state": record.state, "by": record.by, "since": record.time }))
+                let warning = (body.state != Standing::Enabled).then(|| status::without_backend(control, group)).flatten();
+                let BackendRecord { state, by, time } = record;
+                Ok(json!({ "group": group, "backend": backend, "state": state, "by": by, "since": time, "warning": warning }))
             })),
             ("POST", ["v1", "sites", site, "switch"]) => answered(asked.json::<SwitchBody>().and_then(|body| {
                 let before = control.switch(by, site, &body.active)?;
-                Ok(json!({ "site": site, "active": body.active, "before": before }))
+                let group = status::group_of_switch(control, site);
+                let warning = group.and_then(|group| status::without_backend(control, &group));
+                Ok(json!({ "site": site, "active": body.active, "before": before, "warning": warning }))
             })),
             ("POST", ["v1", "explain"]) => answered(self.explain(asked)),
             ("POST", ["v1", "stop"]) if self.readiness.stage() == Stage::Stopping => {

@@ -76,12 +76,15 @@ fn config(control: &Control, registry: &mut Registry) {
     let sites = Family::<SiteLabels, Gauge>::default();
     let kept = applied.broken.iter().filter(|broken| broken.kept).count();
     let left_out = applied.broken.len() - kept;
-    let states = [("good", snapshot.rules.sites.len() - applied.broken.len()), ("last_good_version", kept), ("left_out", left_out)];
+    let good = snapshot.good_sites().saturating_sub(kept);
+    let states = [("good", good), ("last_good_version", kept), ("left_out", left_out)];
     for (state, count) in states {
         sites.get_or_create_owned(&SiteLabels { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
     registry.register("sites", "Sites by their state", sites);
     gauge(registry, "users", "Users of all tables", number(snapshot.rules.users.len() as u64));
+    let help = "Managed users tables that are kept but that no users file names: their users are not in force";
+    gauge(registry, "users_tables_out_of_force", help, number(applied.tables_out_of_force.len() as u64));
 }
 
 fn backends(control: &Control, registry: &mut Registry) {

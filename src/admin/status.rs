@@ -51,6 +51,7 @@ pub fn status(control: &Control, stage: Stage, started: Instant) -> Value {
         "listeners": listeners.collect::<Vec<_>>(),
         "sites": { "good": sites, "broken": broken.collect::<Vec<_>>() },
         "users": snapshot.rules.users.len(),
+        "users_tables_out_of_force": applied.tables_out_of_force,
         "backend_groups": groups(control, None, SHOWN),
         "switches": switches(control),
     })
@@ -87,6 +88,22 @@ pub fn groups(control: &Control, named: Option<&str>, limit: usize) -> Value {
         json!({ "name": group.name, "backends": backends.collect::<Vec<_>>() })
     });
     Value::Array(groups.collect())
+}
+
+/// A group that no request can be sent to, in words.
+pub fn without_backend(control: &Control, group: &str) -> Option<String> {
+    let (snapshot, now) = (control.snapshot(), Now::read());
+    let group = snapshot.groups.iter().find(|own| own.name == group)?;
+    let is_empty = !group.backends().iter().any(|backend| backend.may_be_picked(now));
+    is_empty.then(|| format!("the group {} has no eligible backend now: requests are answered with 503", group.name))
+}
+
+/// The backend group that a site's switch leads to.
+pub fn group_of_switch(control: &Control, site: &str) -> Option<String> {
+    let checked = control.snapshot().checked.clone();
+    let switch = checked.sites.iter().find(|own| own.name == site)?.switch.as_ref()?;
+    let (_, group) = switch.groups.iter().find(|(name, _)| *name == switch.active)?;
+    Some(checked.groups.get(group.0 as usize)?.name.clone())
 }
 
 fn switches(control: &Control) -> Value {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -92,6 +93,7 @@ pub(super) enum Users {
 
 #[derive(Args, Debug)]
 pub(super) struct UserNamed {
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     user: String,
     #[command(flatten)]
     socket: Socket,
@@ -108,6 +110,7 @@ pub(super) struct Listed {
 
 #[derive(Args, Debug)]
 pub(super) struct UserSet {
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     user: String,
     /// `APP=GROUP` or `ROLE=GROUP`.
     #[arg(required = true, value_parser = placement)]
@@ -232,7 +235,7 @@ impl Socket {
             (200..=299, answer) => Ok(answer),
             (status, problem) => {
                 say(&format!("portcullis: {}\n", problem["detail"].as_str().unwrap_or("the process does not know what to say")));
-                Err(ExitCode::from(if matches!(status, 404 | 422) { exit::USAGE } else { exit::RUNTIME }))
+                Err(ExitCode::from(failure(status)))
             }
         }
     }
@@ -249,6 +252,11 @@ impl Socket {
             ExitCode::from(exit::RUNTIME)
         })
     }
+}
+
+/// The exit status for an answer that is none.
+fn failure(status: u16) -> u8 {
+    if matches!(status, 404 | 422) { exit::USAGE } else { exit::RUNTIME }
 }
 
 fn done(result: Result<String, ExitCode>) -> ExitCode {
@@ -275,19 +283,19 @@ fn escaped(name: &str) -> String {
 // === Configurations ===
 
 pub(super) fn reload(options: &Reload) -> ExitCode {
-    let confirm = options.confirm.map(|time| time.as_secs().max(1));
+    let confirm = options.confirm.map(|time| time.as_secs());
     let body = json!({ "strict": options.strict, "prune": options.prune, "confirm_seconds": confirm });
     put_in_force(&options.socket, "/v1/reload", &body)
 }
 
 fn put_in_force(socket: &Socket, path: &str, body: &Value) -> ExitCode {
-    let answer = match socket.answer(Method::POST, path, body.to_string().into_bytes()) {
-        Ok((_, answer)) => answer,
+    let (status, answer) = match socket.answer(Method::POST, path, body.to_string().into_bytes()) {
+        Ok(answer) => answer,
         Err(code) => return code,
     };
     let Some(result) = answer["result"].as_str() else {
         say(&format!("portcullis: {}\n", answer["detail"].as_str().unwrap_or("the process does not know what to say")));
-        return ExitCode::from(exit::RUNTIME);
+        return ExitCode::from(failure(status));
     };
     say(answer["text"].as_str().unwrap_or_default());
     let generation = &answer["generation"];
@@ -334,7 +342,12 @@ pub(super) fn users(command: &Users) -> ExitCode {
             let placements: serde_json::Map<String, Value> =
                 set.placements.iter().map(|(word, group)| (word.clone(), group.clone().map_or(Value::Null, Value::String))).collect();
             let body = json!({ "table": set.table, "placements": placements });
-            done(set.socket.ask(Method::PATCH, &user_path(&set.user), &body).map(|user| told::user(&user)))
+            done(set.socket.ask(Method::PATCH, &user_path(&set.user), &body).map(|user| {
+                // A slip of the pen adds a user.
+                let table = user["table"].as_str().unwrap_or_default();
+                let added = if user["is_new"] == true { format!("`{}` is new in the table `{table}`\n", set.user) } else { String::new() };
+                told::user(&user) + &added
+            }))
         }
         Users::Remove(named) => {
             let answer = named.socket.ask(Method::DELETE, &user_path(&named.user), &Value::Null);
@@ -414,12 +427,23 @@ pub(super) fn backend(command: &Backend) -> ExitCode {
         Backend::Enable(named) => (named, "enabled"),
     };
     // Names of backends may be addresses of sockets, with slashes; those of groups have none.
-    let Some((group, name)) = named.backend.split_once('/') else {
+    let Some((group, name)) = named.backend.split_once('/').filter(|(group, name)| !group.is_empty() && !name.is_empty()) else {
         say("portcullis: write `GROUP/NAME`; `portcullis backend list` tells which there are\n");
         return ExitCode::from(exit::USAGE);
     };
     let path = format!("/v1/backends/{}/{}", escaped(group), escaped(name));
-    done(named.socket.ask(Method::POST, &path, &json!({ "state": state })).map(|_| format!("{} is {state}\n", named.backend)))
+    let answer = named.socket.ask(Method::POST, &path, &json!({ "state": state }));
+    done(answer.map(|answer| {
+        warn(&answer);
+        format!("{} is {state}\n", named.backend)
+    }))
+}
+
+/// What was done, and may not have been meant.
+fn warn(answer: &Value) {
+    if let Some(warning) = answer["warning"].as_str() {
+        say(&format!("portcullis: {warning}\n"));
+    }
 }
 
 fn backends(options: &BackendList) -> Result<String, ExitCode> {
@@ -435,6 +459,7 @@ pub(super) fn switch(options: &Switch) -> ExitCode {
     let path = format!("/v1/sites/{}/switch", escaped(&options.site));
     let answer = options.socket.ask(Method::POST, &path, &json!({ "active": options.active }));
     done(answer.map(|answer| {
+        warn(&answer);
         format!("site {}: {} is active, it was {}\n", options.site, options.active, answer["before"].as_str().unwrap_or_default())
     }))
 }
@@ -457,8 +482,9 @@ pub(super) fn status(options: &Status) -> ExitCode {
         Err(code) => return code,
     };
     print(&if options.format == Format::Json { format!("{answer:#}\n") } else { told::status(&answer) });
-    // Sites with errors are told by the exit status too, as `reload` and `check` do.
-    if rows(&answer["sites"]["broken"]).next().is_some() { ExitCode::from(exit::IN_PART) } else { ExitCode::SUCCESS }
+    // What is in force in part only is told by the exit status too, as `reload` and `check` do.
+    let missing = [&answer["sites"]["broken"], &answer["users_tables_out_of_force"]];
+    if missing.into_iter().any(|missing| rows(missing).next().is_some()) { ExitCode::from(exit::IN_PART) } else { ExitCode::SUCCESS }
 }
 
 pub(super) fn explain(options: Explain) -> ExitCode {

@@ -52,6 +52,9 @@ pub(super) fn status(status: &Value) -> String {
         let _ = writeln!(out, "  {}: {trouble}; {state} ({})", text(&broken["site"]), text(&broken["file"]));
     }
     let _ = writeln!(out, "users            {}", status["users"]);
+    for table in texts(&status["users_tables_out_of_force"]) {
+        let _ = writeln!(out, "  the table {table} is kept, but no users file names it: its users are not in force");
+    }
     let (mut all, mut eligible) = (0, 0);
     for backend in rows(&status["backend_groups"]).flat_map(|group| rows(&group["backends"])) {
         all += 1;

@@ -86,6 +86,12 @@ impl Files {
         Ok(files)
     }
 
+    /// What was read so far.
+    pub fn texts(&self) -> Texts {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.iter().map(|(path, (text, _))| (path.clone(), text.clone())).collect()
+    }
+
     /// What was read, and from which state of the files; `None`: not from them.
     pub fn into_read(self) -> (Texts, Option<BTreeMap<PathBuf, Stamp>>) {
         let read = self.read.into_inner().unwrap_or_else(PoisonError::into_inner);

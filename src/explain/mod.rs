@@ -212,17 +212,21 @@ impl Asked {
         match self.backends {
             Knowledge::None => {}
             Knowledge::Probe => context.probe(&mut explanation.backends)?,
-            Knowledge::Process => context.recall(&mut explanation.backends),
+            Knowledge::Process => {
+                let sticks_to = explanation.sticks_to.clone();
+                context.recall(&mut explanation.backends, sticks_to.as_deref());
+            }
         }
         Ok(explanation)
     }
 
     fn origin_of_user(&self, name: &str) -> String {
-        // Without a process the rows of a managed table are those of its file.
-        let managed = (self.backends == Knowledge::Process).then(|| self.snapshot.rules.users.row(name)).flatten();
-        match managed {
-            Some((Some(table), _)) => format!("managed table {table}"),
-            _ => user_place(&self.users_files, name).map(|origin| origin.to_string()).unwrap_or_default(),
+        let place = || user_place(&self.users_files, name).map(|origin| origin.to_string()).unwrap_or_default();
+        match self.snapshot.rules.users.row(name) {
+            Some((Some(table), _)) if self.backends == Knowledge::Process => format!("managed table {table}"),
+            // Without a process the rows of a managed table are those of its file.
+            Some((Some(_), _)) => format!("{}, a seed: `--live` knows the row in force", place()),
+            _ => place(),
         }
     }
 }
@@ -496,13 +500,15 @@ impl Context<'_> {
     }
 
     /// Tells what the process knows of the backends.
-    fn recall(&self, backends: &mut [Backend]) {
+    fn recall(&self, backends: &mut [Backend], sticks_to: Option<&str>) {
         let Outcome::Forward { forward, .. } = &self.rehearsal.outcome else { return };
         let Some(group) = self.snapshot.group(forward.group) else { return };
         let now = Now::read();
         for (backend, known) in backends.iter_mut().zip(group.backends()) {
             let (eligible, why) = match known.hand.standing() {
                 Standing::Disabled => (false, "disabled by an operator"),
+                Standing::Draining if !known.state.is_eligible(now) => (false, "draining, and unhealthy"),
+                Standing::Draining if sticks_to == Some(known.name.as_str()) => (true, "draining, but this client sticks to it"),
                 Standing::Draining => (false, "draining: only clients that stick to it get there"),
                 Standing::Enabled if !known.state.is_healthy() => (false, "unhealthy"),
                 Standing::Enabled if !known.state.is_eligible(now) => (false, "it refuses connections: left alone for a moment"),

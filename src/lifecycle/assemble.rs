@@ -47,6 +47,8 @@ pub struct Assembled {
     /// Managed tables that the files name, and those that are put aside since they do not name them any more.
     pub tables: Vec<String>,
     pub lost_tables: Vec<String>,
+    /// Those that are kept for files that are to come back.
+    pub tables_out_of_force: Vec<String>,
 }
 
 impl Assembled {

@@ -9,7 +9,7 @@ use super::handover::Inheritance;
 use super::keep::{Unkept, seeds_of, versions_of};
 use super::reload::{first_error, say};
 use crate::config::diagnostic::Report;
-use crate::config::files::Files;
+use crate::config::files::{self, Files};
 use crate::config::{Config, Previous};
 use crate::health::HealthChecks;
 use crate::load::load;
@@ -51,14 +51,20 @@ impl Beginning {
             Error::Config(first_error(report))
         };
         // The state directory is named in the configuration: what is kept there can only be asked for afterwards.
-        let files = Files::on_disk();
-        let loaded = load(path, &files, &Previous::default());
+        let mut files = Files::on_disk();
+        let mut loaded = load(path, &files, &Previous::default());
         let Some(config) = &loaded.config else {
             return Err(refused(&loaded.report));
         };
         let store = open_store(config, inheritance)?;
+        let mut previous = Previous::default();
+        if let Some(store) = store.as_deref().filter(|_| !loaded.broken_sites.is_empty()) {
+            // Who had a domain keeps it, as at a reload.
+            previous = as_it_was(path, config, &files, store);
+            files = Files::on_disk();
+            loaded = load(path, &files, &previous);
+        }
         let mut spoken = store.as_deref().map(Spoken::kept).transpose()?.unwrap_or_default();
-        let previous = Previous::default();
         let sources = |kept| Sources {
             path,
             kept,
@@ -104,6 +110,7 @@ impl Beginning {
         let snapshot = compile(config, &Carry { generation, health, tls, secret, standing: &standing });
         let versions = versions_of(&snapshot.checked.sites, &assembled, store.as_deref());
         let applied = Applied::new(&snapshot, assembled.broken, &versions, by, rolled_back_to);
+        let applied = Applied { tables_out_of_force: assembled.tables_out_of_force, ..applied };
         let unkept = Unkept { versions, seeds, sites: snapshot.good_sites(), unswitched: assembled.unswitched };
         Begun { snapshot, applied, unkept, store, spoken }
     }
@@ -116,6 +123,20 @@ pub struct Begun {
     pub unkept: Unkept,
     pub store: Option<Arc<Store>>,
     pub spoken: Spoken,
+}
+
+/// The sites that were in force before, in their last good versions, under the main file of now.
+fn as_it_was(path: &Path, config: &Config, files: &Files, store: &Store) -> Previous {
+    let is_site = |path: &Path| config.site_patterns.iter().any(|pattern| files::matches(pattern, path));
+    let mut texts = files.texts();
+    texts.retain(|path, _| !is_site(path));
+    for (path, site) in store.sites().unwrap_or_default() {
+        if let Ok(Some(text)) = store.site_text(&site) {
+            texts.insert(path, text);
+        }
+    }
+    let loaded = load(path, &Files::as_kept(texts), &Previous::default());
+    loaded.config.map_or_else(Previous::default, |Config { sites, groups, store, .. }| Previous { sites, groups, store })
 }
 
 /// Without a state directory the process runs, and remembers nothing; but a process that takes over does not forget what the one

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use crate::config::{Config, Group, Listener, Previous};
 use crate::proxy::listen::Seen;
+use crate::routing::users::Users;
 
 /// How many names are told of what there are many of.
 const SHOWN: usize = 5;
@@ -13,7 +14,7 @@ const SHOWN: usize = 5;
 pub struct Before<'a> {
     pub checked: &'a Previous,
     pub listeners: &'a [Seen],
-    pub users: usize,
+    pub users: &'a Users,
 }
 
 /// Differences, a line each; empty: there are none that can be seen here.
@@ -29,9 +30,11 @@ pub fn between(old: &Before<'_>, new: &Config) -> Vec<String> {
         sites.iter().map(|site| (site.name.clone(), (site.digest, site.routes.is_empty()))).collect()
     };
     lines.extend(differences("site", &sites(&old.checked.sites), &sites(&new.sites)));
-    let users = new.users.len();
-    if users != old.users {
-        lines.push(format!("users: {} now, {} before", users, old.users));
+    let apps = |apps: Vec<(&str, &str)>| apps.into_iter().map(|(app, role)| (app.to_owned(), role.to_owned())).collect();
+    lines.extend(differences("app", &apps(old.users.apps()), &apps(new.users.apps())));
+    let (users, before) = (new.users.len(), old.users.len());
+    if users != before {
+        lines.push(format!("users: {users} now, {before} before"));
     }
     lines
 }

@@ -112,6 +112,8 @@ pub struct Applied {
     pub by: String,
     pub rolled_back_to: Option<u64>,
     pub broken: Vec<BrokenSite>,
+    /// Managed users tables that are kept but that no users file names.
+    pub tables_out_of_force: Vec<String>,
     /// Whether it is kept, so that there is a way back to it.
     pub is_kept: bool,
     /// When a reload last failed, and why, if none has succeeded since.

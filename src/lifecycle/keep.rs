@@ -109,6 +109,7 @@ impl Applied {
             by: by.to_owned(),
             rolled_back_to,
             broken,
+            tables_out_of_force: Vec::new(),
             is_kept: false,
             refused: None,
         }

@@ -214,9 +214,14 @@ impl Control {
             }
         }
         let seen = self.listeners.seen();
-        let changes = between(&Before { checked: &old.checked, listeners: &seen, users: old.rules.users.len() }, &config);
+        let mut changes = between(&Before { checked: &old.checked, listeners: &seen, users: &old.rules.users }, &config);
         let seeds = seeds_of(&config, &assembled.seeded);
         let settings = Settings::of(&config, &self.path, assembled.stamps.as_ref());
+        for site in &assembled.unswitched {
+            let told = format!("the switch of the site {site} has ended: its file says something else than when it was switched");
+            log::warn!("{told}");
+            changes.push(told);
+        }
         self.forget_switches(changing, &assembled.unswitched);
         self.sticky_key.apply(&config);
         // Another process may have counted on meanwhile, if this one serves again after it.
@@ -225,6 +230,7 @@ impl Control {
         let sites = snapshot.good_sites();
         let versions = versions_of(&snapshot.checked.sites, &assembled, self.store());
         let applied = Applied::new(&snapshot, assembled.broken, &versions, &asked.by, back_to);
+        let applied = Applied { tables_out_of_force: assembled.tables_out_of_force, ..applied };
         self.shared.current.publish(snapshot);
         self.listeners.apply(listeners);
         if let Some(log) = log {

@@ -84,6 +84,7 @@ fn none_is_lost(names: &[String], sources: &Sources<'_>, assembled: &mut Assembl
         let why = format!("the users table `{table}` is kept, but no users file has that name and `managed: true`");
         if sources.is_first || sources.kept.is_some() {
             log::error!("{why}: its users are not in force");
+            assembled.tables_out_of_force.push(table);
             continue;
         }
         let help = format!("bring the file {table}.yaml back, or put the table and its users aside: `portcullis reload --prune`");

@@ -57,15 +57,21 @@ impl Control {
     }
 
     /// Places apps and roles of a user; `None` takes one away. A user that is new is added to the managed table, which must be
-    /// named if there are several.
-    pub fn set_user(&self, by: &str, table: Option<&str>, name: &str, placed: &[(String, Option<String>)]) -> Result<User, CommandError> {
+    /// named if there are several. Tells whether it was.
+    pub fn set_user(
+        &self,
+        by: &str,
+        table: Option<&str>,
+        name: &str,
+        placed: &[(String, Option<String>)],
+    ) -> Result<(User, bool), CommandError> {
         let _changing = self.change()?;
         let snapshot = self.snapshot();
         let users = &snapshot.rules.users;
-        let (table, mut row) = match users.row(name) {
-            Some((Some(own), row)) => (own_table(own, table, name)?, row),
+        let (table, mut row, is_new) = match users.row(name) {
+            Some((Some(own), row)) => (own_table(own, table, name)?, row, false),
             Some((None, _)) => return Err(not_managed(name)),
-            None => (one_table(users, table)?, Row::new()),
+            None => (one_table(users, table)?, Row::new(), true),
         };
         if !crate::config::check::fits_into_a_path(name) || name.chars().any(char::is_control) {
             return Err(CommandError::Invalid(format!("`{name}` is no user: it must fit into one segment of a path")));
@@ -76,7 +82,7 @@ impl Control {
                 row.push((checked_word(word)?, self.group_number(&snapshot, group)?));
             }
         }
-        self.keep_user(by, &snapshot, &table, name, Some(row))
+        Ok((self.keep_user(by, &snapshot, &table, name, Some(row))?, is_new))
     }
 
     /// Takes a user out of its managed table.
@@ -130,8 +136,10 @@ impl Control {
             return Err(CommandError::Conflict(why));
         }
         let read = read_users(text, &snapshot.checked.groups).map_err(CommandError::Invalid)?;
-        if read.has_apps() {
-            return Err(CommandError::Invalid("`apps` are declared in users files: an import has `users` alone".to_owned()));
+        // A seed may be imported as it is.
+        if let Some((app, _)) = read.apps().into_iter().find(|(app, role)| snapshot.rules.users.role_of(app) != Some(*role)) {
+            let why = format!("`apps` count in users files alone, and `{app}` is another one there: change the file and reload first");
+            return Err(CommandError::Invalid(why));
         }
         let rows: Vec<(String, Row)> =
             read.rows().map(|(_, user, row)| (user.to_owned(), row.map(|(word, id)| (word.to_owned(), id)).collect())).collect();

@@ -87,7 +87,25 @@ impl Store {
         fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
         let store = Self { path, database: Mutex::new(None), handed_over: Mutex::new(false) };
         drop(store.database()?);
+        store.look_through()?;
         Ok(store)
+    }
+
+    /// Whether everything can be read. Later a failure would cost what is kept, one thing after the other.
+    fn look_through(&self) -> Result<(), Error> {
+        let looks = || {
+            self.generations()?;
+            self.sites()?;
+            self.tables()?;
+            self.pending()?;
+            self.pinned()?;
+            self.backends()?;
+            self.switches().map(drop)
+        };
+        looks().map_err(|error| match error {
+            Error::Io { path, why } => Error::Damaged { path, why },
+            error => error,
+        })
     }
 
     /// Keeps a configuration that is in force, with all that belongs to it, as one change.
@@ -125,7 +143,8 @@ impl Store {
             return Err(Error::HandedOver);
         }
         if database.is_none() {
-            *database = Some(Database::builder().set_cache_size(CACHE).create(&self.path).map_err(|error| self.cannot_open(error))?);
+            let open = || Database::builder().set_cache_size(CACHE).create(&self.path);
+            *database = Some(self.unless_damaged(open)?.map_err(|error| self.cannot_open(error))?);
         }
         Ok(database)
     }
@@ -145,7 +164,8 @@ impl Store {
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, Error> {
         let database = self.database()?;
         let Some(open) = database.as_ref() else { return Err(Error::HandedOver) };
-        let result = open.begin_read().map_err(redb::Error::from).and_then(|transaction| work(&transaction));
+        let read = || open.begin_read().map_err(redb::Error::from).and_then(|transaction| work(&transaction));
+        let result = self.unless_damaged(read)?;
         self.settle(database, result)
     }
 
@@ -153,12 +173,21 @@ impl Store {
     fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, Error> {
         let database = self.database()?;
         let Some(open) = database.as_ref() else { return Err(Error::HandedOver) };
-        let result = open.begin_write().map_err(redb::Error::from).and_then(|transaction| {
-            let value = work(&transaction)?;
-            transaction.commit()?;
-            Ok(value)
-        });
+        let write = || {
+            open.begin_write().map_err(redb::Error::from).and_then(|transaction| {
+                let value = work(&transaction)?;
+                transaction.commit()?;
+                Ok(value)
+            })
+        };
+        let result = self.unless_damaged(write)?;
         self.settle(database, result)
+    }
+
+    /// The library panics over pages that cannot be.
+    fn unless_damaged<T>(&self, work: impl FnOnce() -> T) -> Result<T, Error> {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        result.map_err(|_| Error::Damaged { path: self.path.clone(), why: "it is damaged".to_owned() })
     }
 
     /// After a failure of the disk the file is opened anew, once there is room again.

@@ -119,9 +119,10 @@ impl UserTable {
         true
     }
 
-    /// Whether it says which apps are placed by which role.
-    pub fn has_apps(&self) -> bool {
-        self.roles.iter().any(Option::is_some)
+    /// The apps that are placed by a role, each with its role.
+    pub fn apps(&self) -> Vec<(&str, &str)> {
+        let app = |(app, role): (u32, &Option<u32>)| Some((self.words.name(app), self.words.name((*role)?)));
+        (0..).zip(&self.roles).filter_map(app).collect()
     }
 
     /// A table with the same words and no users.
@@ -264,6 +265,11 @@ impl Users {
 
     pub fn role_of(&self, app: &str) -> Option<&str> {
         self.words().role_of(app)
+    }
+
+    /// The apps that are placed by a role, each with its role.
+    pub fn apps(&self) -> Vec<(&str, &str)> {
+        self.words().apps()
     }
 
     pub fn app_name(&self, app: u32) -> &str {

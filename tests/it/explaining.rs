@@ -328,7 +328,7 @@ fn the_running_process_tells_what_commands_have_changed() {
     proxy.ok(&["switch", "shop", "green"]);
     proxy.ok(&["backend", "disable", "g/one"]);
     proxy.wait_event("backend 127.0.0.1:1 becomes unhealthy");
-    has(&explain(&[wiki, "--no-probe"]), &["users.yaml:2)", "group        b  ("]);
+    has(&explain(&[wiki, "--no-probe"]), &["users.yaml:2, a seed: `--live` knows the row in force)", "group        b  ("]);
     has(
         &explain(&[wiki, "--live"]),
         &["group        g  (", "weight 1: not eligible: disabled by an operator", ": not eligible: unhealthy"],

@@ -46,14 +46,19 @@ fn draining_lets_sticky_clients_stay_and_disabling_moves_them() {
     assert!(list.contains("shop/a") && list.contains("disabled (by root (pid "), "{list}");
     let proxy = proxy.crash_and_restart();
     assert_eq!(answers(&proxy, &cookie, 3), ["B"; 3], "what was said survives");
-    proxy.ok(&["backend", "disable", "shop/b"]);
+    assert!(proxy.ok(&["backend", "disable", "shop/b"]).contains("the group shop has no eligible backend now"));
     assert_eq!(get(proxy.address(), "shop.test", "/none", "").status, 503);
     assert_eq!(proxy.wait_target("/none")["reason"], "no_backend");
     assert!(proxy.cli(&["status"]).text.contains("0 of 2 eligible"));
     proxy.ok(&["backend", "enable", "shop/b"]);
     proxy.ok(&["backend", "enable", "shop/a"]);
     assert_eq!(answers(&proxy, &cookie, 2), ["A"; 2]);
-    for (name, says) in [("shop/c", "has no backend `c`; it has: a, b"), ("shpo/a", "did you mean `shop`?"), ("shop", "GROUP/NAME")] {
+    for (name, says) in [
+        ("shop/c", "has no backend `c`; it has: a, b"),
+        ("shpo/a", "did you mean `shop`?"),
+        ("shop", "GROUP/NAME"),
+        ("shop/", "GROUP/NAME"),
+    ] {
         let said = proxy.cli(&["backend", "drain", name]);
         assert!(said.code == Some(2) && said.text.contains(says), "{name}: {}", said.text);
     }
@@ -99,7 +104,7 @@ fn blue_and_green_are_switched_while_running() {
     }
     // The file says something else than when it was switched: it counts again.
     proxy.write("sites.d/shop.yaml", &site("green").replace("tests: [{ get: /own/, group: b }]\n", ""));
-    proxy.reload();
+    assert!(proxy.ok(&["reload"]).contains("the switch of the site shop has ended"));
     proxy.write("sites.d/shop.yaml", &site("blue"));
     proxy.reload();
     assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "blue", "the file's last word");

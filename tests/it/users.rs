@@ -39,7 +39,9 @@ fn a_user_moves_by_one_command() {
         assert_eq!(asked("/user1/pma/"), node, "{n}: the next request, on a connection from before");
     }
     assert_eq!(asked("/user1/wiki/"), "node1", "what was not spoken of stays");
-    proxy.ok(&["users", "set", "new one", "mysql=node2", "wiki=node1"]);
+    let said = proxy.ok(&["users", "set", "new one", "mysql=node2", "wiki=node1"]);
+    assert_eq!(said, "new one  mysql=node2 wiki=node1\n`new one` is new in the table `panel`\n");
+    assert_eq!(proxy.ok(&["users", "set", "new one", "wiki=node1"]), "new one  mysql=node2 wiki=node1\n");
     assert_eq!((at(&proxy, "/new%20one/pma/"), at(&proxy, "/new%20one/wiki/")), ("node2".into(), "node1".into()));
     proxy.ok(&["users", "set", "new one", "wiki="]);
     assert_eq!(at(&proxy, "/new%20one/wiki/"), "404");
@@ -101,6 +103,13 @@ fn what_was_said_of_users_survives_reloads_crashes_and_upgrades() {
 fn a_table_is_replaced_as_a_whole_if_nobody_has_changed_it_meanwhile() {
     let Stage { proxy, _nodes } = start();
     proxy.ok(&["users", "set", "user1", "mysql=node2"]);
+    // Apps that are lost are told.
+    let fixed = proxy.directory.path().join("users.d/fixed.yaml");
+    let whole = std::fs::read_to_string(&fixed).unwrap();
+    std::fs::write(&fixed, whole.replace("apps: { pma: { role: mysql } }\n", "")).unwrap();
+    assert!(proxy.ok(&["reload"]).contains("app pma removed"));
+    std::fs::write(&fixed, &whole).unwrap();
+    assert!(proxy.ok(&["reload"]).contains("app pma added"));
     let exported = proxy.ok(&["users", "export"]);
     proxy.write("export.yaml", &exported);
     let said = proxy.ok(&["users", "import", "export.yaml"]);
@@ -125,6 +134,7 @@ fn a_table_is_replaced_as_a_whole_if_nobody_has_changed_it_meanwhile() {
         ("users: { user1: { mysql: node3 } }\n", "no backend group is named `node3`"),
         ("users: { fixed: { mysql: node1 } }\n", "`fixed` is in another table already"),
         ("users: [", "import:1:8"),
+        ("apps: { roundcube: { role: mail } }\nusers: {}\n", "`roundcube` is another one there"),
     ] {
         proxy.write("bad.yaml", text);
         let said = proxy.cli(&["users", "import", "bad.yaml", "--force"]);
@@ -162,8 +172,11 @@ fn a_managed_table_is_not_lost_with_its_file() {
     let proxy = proxy.crash_and_restart();
     assert!(proxy.events().contains("the users table `panel` is kept, but"), "{}", proxy.events());
     assert_eq!((at(&proxy, "/user1/pma/"), at(&proxy, "/fixed/pma/")), ("404".into(), "node1".into()));
+    let status = proxy.cli(&["status"]);
+    assert!(status.code == Some(3) && status.text.contains("the table panel is kept, but no users file names it"), "{}", status.text);
     std::fs::write(&file, &text).unwrap();
     proxy.ok(&["reload"]);
+    assert_eq!(proxy.cli(&["status"]).code, Some(0));
     assert_eq!(at(&proxy, "/user1/pma/"), "node2");
     // It ends when somebody means it.
     std::fs::remove_file(&file).unwrap();

@@ -56,7 +56,7 @@ fn there_is_a_way_back_and_it_lasts_until_the_next_reload() {
     proxy.ok(&["reload"]);
     assert_eq!(asked(&proxy), "B", "the files count again");
     let said = proxy.cli(&["config", "rollback", "77"]);
-    assert!(said.code == Some(1) && said.text.contains("there is no generation 77"), "{}", said.text);
+    assert!(said.code == Some(2) && said.text.contains("there is no generation 77"), "{}", said.text);
     let digests: std::collections::HashSet<String> = proxy
         .ok(&["config", "history"])
         .lines()
@@ -94,7 +94,7 @@ fn what_nobody_confirms_goes_away_again() {
         proxy.write("sites.d/s.yaml", &format!("{}# {n}\n", site("s.test", &b)));
         proxy.ok(&["reload"]);
     }
-    assert_eq!(proxy.cli(&["config", "rollback", "9999"]).code, Some(1));
+    assert_eq!(proxy.cli(&["config", "rollback", "9999"]).code, Some(2));
     assert_eq!(proxy.status()["config"]["pending"]["former"], former);
     proxy.ok(&["reload", "--confirm", "1s"]);
     proxy.wait_event(&format!("rolled back to generation {former}"));
@@ -327,4 +327,47 @@ fn a_state_file_that_cannot_be_read_stops_the_start_and_one_that_is_empty_is_tol
     assert!(proxy.events().contains("state.redb: it is empty: whatever was kept there is gone"), "{}", proxy.events());
     assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "one");
     assert!(!proxy.ok(&["config", "history"]).contains("\n   2 "), "it counts from one again");
+}
+
+#[test]
+fn a_newcomer_does_not_get_a_domain_that_another_site_has_at_a_start_either() {
+    let (old, new) = (Origin::named("old"), Origin::named("new"));
+    let proxy = Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site("shop.test", &old))]);
+    // It comes first in the order of files.
+    proxy.write("sites.d/aaa.yaml", &site("shop.test", &new));
+    assert_eq!(proxy.cli(&["reload"]).code, Some(3));
+    proxy.ok(&["upgrade"]);
+    let asked = |proxy: &Proxy| get(proxy.address(), "shop.test", "/", "").text();
+    assert_eq!(asked(&proxy), "old");
+    let proxy = proxy.crash_and_restart();
+    assert_eq!(asked(&proxy), "old");
+    assert!(proxy.cli(&["status"]).text.contains("aaa: errors; answers 503"), "{}", proxy.cli(&["status"]).text);
+    assert_eq!(proxy.cli(&["reload"]).code, Some(3));
+    std::fs::remove_file(proxy.directory.path().join("sites.d/shop.yaml")).unwrap();
+    proxy.ok(&["reload", "--prune"]);
+    assert_eq!(asked(&proxy), "new");
+}
+
+#[test]
+fn a_state_file_with_damaged_pages_stops_the_start() {
+    let mut proxy =
+        Proxy::start(&[("main.yaml", PLAIN), ("sites.d/shop.yaml", "domains: [shop.test]\nroutes: [{ path: /, respond: 204 }]\n")]);
+    // More than one change: the library goes back to the one before, if that is whole, and that may be nothing.
+    for n in 0..3 {
+        proxy.write("sites.d/shop.yaml", &format!("domains: [shop.test]\nroutes: [{{ path: /{n}, respond: 204 }}]\n"));
+        proxy.ok(&["reload"]);
+    }
+    // After an end in good order the library does not look through it.
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.wait_exit(), Some(0));
+    let state = proxy.directory.path().join("state/state.redb");
+    let mut pages = std::fs::read(&state).unwrap();
+    let mut random = 12_345_u32;
+    for byte in &mut pages[4096..] {
+        random = random.wrapping_mul(1_103_515_245).wrapping_add(12_345) & 0x7fff_ffff;
+        *byte = (random >> 16).to_le_bytes()[0];
+    }
+    std::fs::write(&state, &pages).unwrap();
+    let start = check("run", &[], proxy.directory.path(), &[]);
+    assert!(start.code == Some(1) && start.text.contains("state.redb: ") && start.text.contains("move it away"), "{}", start.text);
 }
