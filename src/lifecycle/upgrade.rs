@@ -400,6 +400,10 @@ fn ends_with_this_process() -> Option<&'static str> {
     if std::process::id() == 1 {
         return Some("this process is number 1 of its container, which ends with it");
     }
+    // The one that started a process which has taken over was not the container's main one, or it could not have.
+    if std::env::var_os(ENVIRONMENT).is_some() {
+        return None;
+    }
     // Number 1 may be an init that ends with the program it has started, or belong to another container that shares its processes.
     let is_main = match rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero) {
         None => true,
