@@ -270,7 +270,9 @@ def as_it_is(check, image, root, work):
         uid = container.status("Uid").split()[:1]
         check.that("its user is a number other than 0", uid == [container.uid] and uid != ["0"], uid)
         check.that("it has no capability", container.status("CapEff").strip("0") == "", container.status("CapEff"))
-        check.that("the access log goes to standard output", '"GET / HTTP/1.1" 404' in container.log(), container.log())
+        # Lines are written by a thread of their own.
+        written = until(5, lambda: '"GET / HTTP/1.1" 404' in container.log())
+        check.that("the access log goes to standard output", written, container.log())
 
 
 def reloading(check, image, root, work):

@@ -41,8 +41,9 @@ PATIENCE = 10.0
 WEBSOCKETS = 50
 # Sites that nobody asks for.
 OTHERS = 20
-# How much more memory there may be at the end of all reloads than after the tenth.
-GROWTH = 0.05
+# How much more memory there may be at the end of all reloads than after the tenth, beside the pages of the state file that are
+# kept in memory, up to this many MiB: they become more with the first reloads and then no more.
+GROWTH, PAGES = 0.05, 4.0
 STEADY, MOVING = "steady.test", "moving.test"
 
 
@@ -753,6 +754,9 @@ async def quiet_memory(pid):
 async def reloads(proxy, stage, pid, count):
     print(f"1. {count} reloads under load", flush=True)
     memory, took = {}, []
+    # Single readings differ by what allocators keep at that moment; what leaks is in the least of several, too.
+    first, last = range(8, 14, 2), range(count - 4, count + 1, 2)
+    looked_at = {*first, *last, count // 2} if count > 18 else {count}
     for n in range(1, count + 1):
         extra = n % 2 == 1
         stage.write(n, extra)
@@ -765,14 +769,15 @@ async def reloads(proxy, stage, pid, count):
         if not extra:
             await stage.is_closed(f"reload {n}")
         await asyncio.sleep(0.15)
-        if n == 10 or n % 25 == 0 or n == count:
+        if n in looked_at:
             memory[n] = await quiet_memory(pid)
     print(f"  reload command, median         {statistics.median(took) * 1000:.0f} ms (longest {max(took) * 1000:.0f} ms)")
     print(f"  resident after reload          {', '.join(f'{n}: {mib:.1f} MiB' for n, mib in memory.items())}")
-    if count > 10:
-        growth = memory[count] / memory[10] - 1
-        print(f"  from reload 10 to {count}           {growth * 100:+.1f} %")
-        expect(abs(growth) <= GROWTH, f"memory differs by {growth * 100:+.1f} % between reload 10 and reload {count}")
+    if count > 18:
+        early, half, late = min(memory[n] for n in first), memory[count // 2], min(memory[n] for n in last)
+        print(f"  from reloads around 10 to {count}   {(late / early - 1) * 100:+.1f} %, from {count // 2} on {(late / half - 1) * 100:+.1f} %")
+        expect(late <= early * (1 + GROWTH) + PAGES, f"memory grows from {early:.1f} MiB around reload 10 to {late:.1f} MiB")
+        expect(late <= half * (1 + GROWTH), f"memory still grows after {count // 2} reloads: from {half:.1f} to {late:.1f} MiB")
 
 
 # === 2. Upgrades ===
