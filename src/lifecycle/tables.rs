@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::assemble::{Assembled, Sources};
-use crate::config::Config;
 use crate::config::diagnostic::Diagnostic;
+use crate::config::{Config, Group};
 use crate::persist::{Error, Store};
 use crate::routing::users::Row;
 
@@ -105,6 +105,11 @@ struct Read<'n> {
     twice: Option<Twice>,
 }
 
+/// The numbers of groups that rows may name.
+pub(super) fn numbers_of(groups: &[Group]) -> HashMap<&str, u32> {
+    (0..).zip(groups).filter(|(_, group)| !group.of_site).map(|(number, group)| (group.name.as_str(), number)).collect()
+}
+
 /// A user in two tables.
 struct Twice {
     user: String,
@@ -121,8 +126,7 @@ impl<'n> Read<'n> {
                 None => read.seeded.push(name.clone()),
             }
         }
-        let groups: HashMap<&str, u32> =
-            (0..).zip(&config.groups).filter(|(_, group)| !group.of_site).map(|(id, group)| (group.name.as_str(), id)).collect();
+        let groups = numbers_of(&config.groups);
         let Self { kept, seeded, rows, missing, twice } = &mut read;
         let managed = |other: &str| format!("the managed table `{other}`");
         let mut seen: HashMap<String, &str> = HashMap::new();

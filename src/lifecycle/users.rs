@@ -1,11 +1,11 @@
 //! Commands on managed users tables: each is kept first and then in force for the next request.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::control::{CommandError, Control};
+use super::tables::numbers_of;
 use crate::config::check::read_users;
 use crate::persist::{Error, StoredRow};
 use crate::routing::users::{Row, Users};
@@ -162,8 +162,7 @@ impl Control {
     pub(super) fn take_up_users(&self) -> Result<(), Error> {
         let (Some(store), snapshot) = (self.store(), self.snapshot()) else { return Ok(()) };
         let users = &snapshot.rules.users;
-        let groups: HashMap<&str, u32> =
-            (0..).zip(&snapshot.checked.groups).filter(|(_, group)| !group.of_site).map(|(id, group)| (group.name.as_str(), id)).collect();
+        let groups = numbers_of(&snapshot.checked.groups);
         let (mut kept, mut rows) = (Vec::new(), Vec::new());
         for table in users.managed() {
             if store.table_version(table)?.is_some() {
