@@ -165,7 +165,7 @@ impl Store {
         let database = self.database()?;
         let Some(open) = database.as_ref() else { return Err(Error::HandedOver) };
         let read = || open.begin_read().map_err(redb::Error::from).and_then(|transaction| work(&transaction));
-        let result = self.unless_damaged(read)?;
+        let result = self.unless_damaged(read);
         self.settle(database, result)
     }
 
@@ -180,7 +180,7 @@ impl Store {
                 Ok(value)
             })
         };
-        let result = self.unless_damaged(write)?;
+        let result = self.unless_damaged(write);
         self.settle(database, result)
     }
 
@@ -190,12 +190,16 @@ impl Store {
         result.map_err(|_| Error::Damaged { path: self.path.clone(), why: "it is damaged".to_owned() })
     }
 
-    /// After a failure of the disk the file is opened anew, once there is room again.
-    fn settle<T>(&self, mut database: MutexGuard<'_, Option<Database>>, result: Result<T, redb::Error>) -> Result<T, Error> {
-        result.map_err(|error| {
-            *database = None;
-            self.failed(error)
-        })
+    /// After a failure of the disk or a panic the file is opened anew: there may be room again, and the library may not trust what
+    /// it holds.
+    fn settle<T>(&self, mut database: MutexGuard<'_, Option<Database>>, result: Result<Result<T, redb::Error>, Error>) -> Result<T, Error> {
+        let result = result.and_then(|result| result.map_err(|error| self.failed(error)));
+        if result.is_err() {
+            let open = database.take();
+            // Closing may panic as well: what was wrong before is told.
+            let _ = self.unless_damaged(|| drop(open));
+        }
+        result
     }
 }
 

@@ -128,3 +128,18 @@ fn a_file_that_is_none_is_told() {
     let error = Store::open(directory.path()).err().unwrap().to_string();
     assert!(error.contains(FILE) && error.contains("move it away"), "{error}");
 }
+
+#[test]
+fn a_panic_of_the_library_costs_one_change() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    keep(&store, 1, &[("main", "m")]);
+    let panics = |transaction: &WriteTransaction| -> Result<(), redb::Error> {
+        let _table = transaction.open_table(sites::SITES)?;
+        panic!("a page that cannot be")
+    };
+    assert!(matches!(store.write(panics), Err(Error::Damaged { .. })));
+    assert!(store.database.lock().unwrap().is_none(), "it is opened anew, as if it had never been read");
+    keep(&store, 2, &[("main", "n")]);
+    assert_eq!(store.generations().unwrap().len(), 2);
+}
