@@ -35,6 +35,7 @@ test:
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test apps --test peers -- -D warnings
 
 ## Real phpMyAdmin, MariaDB, DokuWiki and Chromium behind the real proxy.
 test-apps:

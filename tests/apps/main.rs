@@ -51,7 +51,6 @@ fn a_user_moves_to_another_node_and_keeps_the_url() {
 
     // One row, one reload: the same URL, the new node.
     proxy.write("users.d/users.yaml", &users("node2"));
-    let mut proxy = proxy;
     assert!(proxy.reload().contains("reloaded: generation 2"));
     log_in(&browser, &url);
     let databases = self::databases(&browser, &url);
