@@ -192,6 +192,8 @@ impl ProxyHttp for Filters {
         if let Some(status) = status
             && !faulty
         {
+            // Pingora ends the connection once a backend was looked for, so the answer says that.
+            session.set_keepalive(None);
             // A client that is gone does not get its answer.
             let _ = answer(session, ctx, &Answer::Refuse(status)).await;
         }

@@ -229,6 +229,28 @@ fn keep_alive_ends_by_time_and_by_count() {
 }
 
 #[test]
+fn an_answer_for_a_dead_backend_says_that_it_ends_the_connection() {
+    let stage = stage("");
+    let once = |mut client: Client, request: &str| {
+        client.send(request);
+        let answer = client.response(false);
+        assert!([502, 503].contains(&answer.status), "{}", answer.head);
+        assert_eq!(answer.header("connection"), "close", "{}", answer.head);
+        assert!(client.closes());
+    };
+    stage.origin.die();
+    // At first the backend refuses, then none is eligible.
+    for _ in 0..3 {
+        for client in stage.clients() {
+            once(client, &g("/a"));
+        }
+        for client in stage.clients() {
+            once(client, &format!("POST /a HTTP/1.1\r\n{H}Content-Length: 3\r\n\r\nabc"));
+        }
+    }
+}
+
+#[test]
 fn connections_beyond_the_limit_wait_for_a_place() {
     let stage = stage(", max_connections: 2");
     let address = stage.proxy.addresses[0];
