@@ -4,8 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -17,10 +17,15 @@ use crate::config::{AccessLog, LogTarget};
 const QUEUE: usize = 16 << 10;
 /// How often a failing or overrun log may complain.
 const COMPLAIN: Duration = Duration::from_secs(10);
+/// How long the end of the process waits for what is not written yet: a disk that hangs must not keep it.
+const LAST: Duration = Duration::from_secs(2);
+/// How often a full queue is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
 
 enum Message {
     Line(Vec<u8>),
-    Reopen,
+    /// Looks whether the file is to be opened again.
+    Wake,
     /// Answers when everything before it is written.
     Flush(SyncSender<()>),
 }
@@ -32,7 +37,16 @@ struct Log {
     config: AccessLog,
     /// `None`: the log is off.
     queue: Option<SyncSender<Message>>,
-    dropped: Arc<AtomicU64>,
+    told: Arc<Told>,
+}
+
+/// What the writer is told beside its queue, which may be full.
+#[derive(Default)]
+struct Told {
+    /// Lines that were dropped since it last said so.
+    dropped: AtomicU64,
+    /// The file is to be opened again.
+    reopen: AtomicBool,
 }
 
 impl AccessLogger {
@@ -57,7 +71,7 @@ impl AccessLogger {
         let log = self.0.load();
         let Some(queue) = &log.queue else { return };
         if queue.try_send(Message::Line(record.line(log.config.format))).is_err() {
-            log.dropped.fetch_add(1, Ordering::Relaxed);
+            log.told.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -65,23 +79,31 @@ impl AccessLogger {
         self.0.load().queue.is_some()
     }
 
-    /// Opens the file again, after a rotation has moved it.
+    /// Opens the file again, after a rotation has moved it; never waits.
     pub fn reopen(&self) {
-        if let Some(queue) = &self.0.load_full().queue {
-            // The writer lives as long as its queue.
-            let _ = queue.send(Message::Reopen);
+        let log = self.0.load();
+        if let Some(queue) = &log.queue {
+            log.told.reopen.store(true, Ordering::Release);
+            // With a full queue the writer comes by anyway.
+            let _ = queue.try_send(Message::Wake);
         }
     }
 
-    /// Waits until everything is written: the last thing before the process ends.
+    /// Waits until everything is written, but not for long: the last thing before the process ends.
     pub fn flush(&self) {
         let log = self.0.load_full();
         let Some(queue) = &log.queue else { return };
         let (done, wait) = sync_channel(1);
-        if queue.send(Message::Flush(done)).is_ok() {
-            // A disk that hangs must not keep the process from ending.
-            let _ = wait.recv_timeout(Duration::from_secs(2));
+        let until = Instant::now() + LAST;
+        let mut flush = Message::Flush(done);
+        while let Err(TrySendError::Full(again)) = queue.try_send(flush) {
+            if Instant::now() >= until {
+                return;
+            }
+            flush = again;
+            std::thread::sleep(LOOK);
         }
+        let _ = wait.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -90,17 +112,17 @@ pub struct Prepared(Log);
 
 impl Log {
     fn open(config: &AccessLog) -> io::Result<Self> {
-        let dropped = Arc::new(AtomicU64::new(0));
+        let told = Arc::new(Told::default());
         let output = match &config.target {
-            LogTarget::Off => return Ok(Self { config: config.clone(), queue: None, dropped }),
+            LogTarget::Off => return Ok(Self { config: config.clone(), queue: None, told }),
             LogTarget::Stdout => Output::Stdout(io::stdout()),
             LogTarget::File(path) => Output::File(append(path)?),
         };
         let path = if let LogTarget::File(path) = &config.target { Some(path.clone()) } else { None };
         let (queue, messages) = sync_channel(QUEUE);
-        let writer = Writer { output: BufWriter::with_capacity(64 << 10, output), path, dropped: dropped.clone(), complained: None };
+        let writer = Writer { output: BufWriter::with_capacity(64 << 10, output), path, told: told.clone(), complained: None };
         std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(&messages))?;
-        Ok(Self { config: config.clone(), queue: Some(queue), dropped })
+        Ok(Self { config: config.clone(), queue: Some(queue), told })
     }
 }
 
@@ -131,7 +153,7 @@ impl Write for Output {
 struct Writer {
     output: BufWriter<Output>,
     path: Option<std::path::PathBuf>,
-    dropped: Arc<AtomicU64>,
+    told: Arc<Told>,
     complained: Option<Instant>,
 }
 
@@ -146,7 +168,10 @@ impl Writer {
             if let Err(error) = self.output.flush() {
                 self.complain(&error);
             }
-            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if self.told.reopen.swap(false, Ordering::Acquire) {
+                self.reopen();
+            }
+            let dropped = self.told.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
                 log::warn!("access log: {dropped} lines were dropped, its writer is too slow");
             }
@@ -160,7 +185,7 @@ impl Writer {
                     self.complain(&error);
                 }
             }
-            Message::Reopen => self.reopen(),
+            Message::Wake => {}
             Message::Flush(done) => {
                 if let Err(error) = self.output.flush() {
                     self.complain(&error);

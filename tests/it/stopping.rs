@@ -127,3 +127,30 @@ fn http2_streams_finish_and_the_connection_says_goodbye() {
     assert!(proxy.events().contains("every connection has finished"), "{}", proxy.events());
     assert!(h2.request("GET", "http://shop.test/after", &[], &[]).is_err());
 }
+
+/// A log driver that has stalled: nobody reads what is written.
+#[test]
+fn a_log_that_is_stuck_does_not_keep_the_process() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let log = directory.path().join("log");
+    nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _unread = std::fs::OpenOptions::new().read(true).write(true).open(&log).unwrap();
+    let main = format!("{}access_log: {{ path: log }}\n", PLAIN.replace("access_log: json\n", ""));
+    let site = "domains: [shop.test]\nroutes: [{ path: /, respond: { body: ok } }]\n";
+    let mut proxy = Proxy::start_in(directory, &[("main.yaml", &main), ("sites.d/shop.yaml", site)]);
+    // More than the pipe, the writer and the queue before it hold.
+    let batch = "GET / HTTP/1.1\r\nHost: shop.test\r\n\r\n".repeat(100);
+    let mut client = Client::plain(proxy.address());
+    for _ in 0..220 {
+        client.send(&batch);
+        for _ in 0..100 {
+            assert_eq!(client.response(false).status, 200, "requests do not wait for the log");
+        }
+    }
+    proxy.signal(Signal::SIGUSR1);
+    // What hears the signals hears this one, too.
+    assert!(proxy.next_event("reloaded", || proxy.signal(Signal::SIGHUP)).contains("generation"));
+    drop(client);
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.wait_exit(), Some(0));
+}
