@@ -10,7 +10,7 @@ mod users;
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,9 @@ pub use users::StoredRow;
 pub const FILE: &str = "state.redb";
 /// Pages that are kept in memory: the state is read at the start and written on commands.
 const CACHE: usize = 4 << 20;
+/// The head of the file: the word that vouches for it, which is written last when a file is made, and what it says of the rest.
+const HEAD: usize = 320;
+const WORD: usize = 9;
 
 /// Why something could not be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +88,7 @@ impl Store {
         }
         // Users, paths and whatever stands in site files: for nobody else.
         fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(io)?;
+        forget_unfinished(&path).map_err(io)?;
         let store = Self { path, database: Mutex::new(None), handed_over: Mutex::new(false) };
         drop(store.database()?);
         store.look_through()?;
@@ -201,6 +205,28 @@ impl Store {
         }
         result
     }
+}
+
+/// Empties a file whose making was cut short, by a full disk or a crash: nothing was ever kept in it.
+fn forget_unfinished(path: &Path) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+    // Whoever has it is at work on it.
+    if file.try_lock().is_err() {
+        return Ok(());
+    }
+    let mut head = Vec::with_capacity(HEAD);
+    file.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
+    if head.is_empty() || head.iter().take(WORD).any(|byte| *byte != 0) {
+        return Ok(());
+    }
+    // Without the word, but with something behind the head, it is damaged.
+    for byte in io::BufReader::new(&file).bytes() {
+        if byte? != 0 {
+            return Ok(());
+        }
+    }
+    log::warn!("{}: its making was cut short; it is made again", path.display());
+    file.set_len(0)
 }
 
 /// Whether the file is not what it should be, rather than the disk.

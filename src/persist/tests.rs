@@ -143,3 +143,25 @@ fn a_panic_of_the_library_costs_one_change() {
     keep(&store, 2, &[("main", "n")]);
     assert_eq!(store.generations().unwrap().len(), 2);
 }
+
+#[test]
+fn a_file_whose_making_was_cut_short_is_made_again() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join(FILE);
+    keep(&Store::open(directory.path()).unwrap(), 1, &[("main", "m")]);
+    let good = fs::read(&path).unwrap();
+    // As on a disk that was full, or after a crash: room is made, the head is there, and nothing that vouches for it.
+    let mut unfinished = vec![0; good.len()];
+    unfinished[9..HEAD].copy_from_slice(&good[9..HEAD]);
+    for content in [unfinished, vec![0; 4096], vec![0; 5]] {
+        fs::write(&path, content).unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.generations().unwrap(), []);
+        keep(&store, 1, &[("main", "m")]);
+    }
+    // Something was kept here, and its head is lost: that is not for us to forget.
+    let damaged: Vec<u8> = std::iter::repeat_n(0, 9).chain(good[9..].iter().copied()).collect();
+    fs::write(&path, &damaged).unwrap();
+    assert!(matches!(Store::open(directory.path()), Err(Error::Damaged { .. })));
+    assert_eq!(fs::read(&path).unwrap(), damaged);
+}

@@ -59,3 +59,24 @@ fn a_full_disk_loses_nothing() {
     proxy.ok(&["upgrade"]);
     assert_eq!(at("user1"), "node2", "what was kept before is there");
 }
+
+#[test]
+fn a_disk_that_is_full_at_the_first_start_is_used_once_there_is_room() {
+    let origin = Origin::named("node1");
+    let directory = tempfile::TempDir::new().unwrap();
+    std::fs::create_dir(directory.path().join("state")).unwrap();
+    let script = "mount -t tmpfs -o size=3m tmpfs state && { head -c 4m /dev/zero >state/filler; exec \"$@\"; }";
+    let site = format!("domains: [shop.test]\nbackends: ['{}']\n", origin.address);
+    let proxy = Proxy::start_inside(
+        directory,
+        &["unshare", "--mount", "sh", "-c", script, "sh"],
+        &[("main.yaml", PLAIN), ("sites.d/shop.yaml", &site)],
+    );
+    assert!(proxy.events().contains("nothing is kept"), "{}", proxy.events());
+    assert_eq!(proxy.cli(&["config", "history"]).code, Some(1));
+    let state = PathBuf::from(format!("/proc/{}/root{}/state", proxy.pid(), proxy.directory.path().display()));
+    std::fs::remove_file(state.join("filler")).unwrap();
+    proxy.ok(&["upgrade"]);
+    assert_eq!(proxy.status()["config"]["is_kept"], true);
+    assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "node1");
+}
