@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::source::{files_on_disk, read_text, relative_to};
+use super::source::{MAX_FILE, files_on_disk, read_limited_bytes, relative_to, text_of};
 
 /// Texts of files by their paths.
 pub type Texts = BTreeMap<PathBuf, Arc<str>>;
@@ -112,11 +112,18 @@ pub fn matches(pattern: &Path, path: &Path) -> bool {
 
 /// Reads a file that nobody writes to meanwhile: half of a file may look like all of it.
 fn read_settled(path: &Path) -> Result<(Arc<str>, Stamp), String> {
+    let (bytes, stamp) = settled(|| Stamp::of(path), || read_limited_bytes(path, MAX_FILE))?;
+    Ok((text_of(bytes)?.into(), stamp))
+}
+
+/// Reads until the file was the same before and after, and what was read is as long as the file: the clock of a file system may
+/// stand still while it is emptied and written anew.
+fn settled(look: impl Fn() -> Option<Stamp>, mut read: impl FnMut() -> Result<Vec<u8>, String>) -> Result<(Vec<u8>, Stamp), String> {
     for _ in 0..TRIES {
-        let before = Stamp::of(path);
-        let text = read_text(path)?;
-        if let Some(stamp) = before.filter(|before| Stamp::of(path) == Some(*before)) {
-            return Ok((text.into(), stamp));
+        let before = look();
+        let bytes = read()?;
+        if let Some(stamp) = before.filter(|before| before.size == bytes.len() as u64 && look() == Some(*before)) {
+            return Ok((bytes, stamp));
         }
         std::thread::sleep(REST);
     }
@@ -145,5 +152,16 @@ mod tests {
         let files = Files::as_kept(Texts::from([kept("sites.d/x.yaml")]));
         assert_eq!(files.named("sites.d/*.yaml", &main).unwrap(), [at("sites.d/x.yaml")]);
         assert!(files.text(&at("sites.d/a.yaml")).is_err());
+    }
+
+    #[test]
+    fn a_file_counts_once_all_of_it_was_read() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let file = directory.path().join("f");
+        fs::write(&file, "whole").unwrap();
+        // Emptied and written anew in the middle of the read, within one tick of the file system's clock.
+        let mut reads = ["wh", "", "whole"].into_iter();
+        let (bytes, _) = settled(|| Stamp::of(&file), || Ok(reads.next().unwrap().as_bytes().to_vec())).unwrap();
+        assert_eq!((bytes.as_slice(), reads.next()), (&b"whole"[..], None));
     }
 }

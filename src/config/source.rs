@@ -11,7 +11,7 @@ use super::files::Files;
 use super::tree::Document;
 
 /// A configuration file beyond this size is a mistake (a table of a million users has some 50 MB).
-const MAX_FILE: u64 = 1 << 30;
+pub(crate) const MAX_FILE: u64 = 1 << 30;
 /// A placeholder brings in a secret or a name, not a book.
 const MAX_FILLED: u64 = 64 << 10;
 
@@ -49,14 +49,8 @@ pub fn read_limited_bytes(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Reads a file of the configuration as text.
-pub(crate) fn read_text(path: &Path) -> Result<String, String> {
-    read_limited(path, MAX_FILE)
-}
-
-/// Reads a regular file as UTF-8 text.
-fn read_limited(path: &Path, limit: u64) -> Result<String, String> {
-    let bytes = read_limited_bytes(path, limit)?;
+/// The content of a file as text.
+pub(crate) fn text_of(bytes: Vec<u8>) -> Result<String, String> {
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         format!("is not UTF-8 text: byte {good} does not belong to any character")
@@ -151,7 +145,8 @@ fn placeholder(name: &str, from: &Path) -> Result<String, Unfilled> {
             .map_err(|_| (format!("the environment has no variable `{name}`"), "set it for the process, or write the value here".into())),
         Some(("file", path)) => {
             let path = relative_to(from, Path::new(path));
-            let text = read_limited(&path, MAX_FILLED)
+            let text = read_limited_bytes(&path, MAX_FILLED)
+                .and_then(text_of)
                 .map_err(|why| (format!("{}: {why}", path.display()), "the path is relative to the file that names it".into()))?;
             Ok(text.trim_end_matches(['\n', '\r']).to_owned())
         }
