@@ -165,8 +165,8 @@ pub struct Watched {
     pub main: PathBuf,
     /// Where sites and users files may come up.
     pub patterns: Vec<PathBuf>,
-    /// The state of the files that the configuration in force is of; `None`: it is of none.
-    pub read: Option<u64>,
+    /// The state in which the files were when they were last read, or gone back from: another one is a change.
+    pub seen: u64,
 }
 
 // === impl Control ===
@@ -373,10 +373,11 @@ pub fn h2_idle(config: &Config) -> Duration {
 
 impl Settings {
     pub fn of(config: &Config, path: &Path, stamps: Option<&BTreeMap<PathBuf, Stamp>>) -> Self {
-        let watched = || Watched {
-            main: path.to_owned(),
-            patterns: config.site_patterns.iter().chain(&config.users_patterns).cloned().collect(),
-            read: stamps.map(super::watch::state_of),
+        let watched = || {
+            let patterns = config.site_patterns.iter().chain(&config.users_patterns).cloned().collect();
+            let files = Watched { main: path.to_owned(), patterns, seen: 0 };
+            // A configuration that was kept leaves the files alone as they are now.
+            Watched { seen: stamps.map_or_else(|| files.look(), super::watch::state_of), ..files }
         };
         Self {
             drain_timeout: config.drain_timeout,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::assemble::{Assembled, BrokenSite, Sources, assemble};
 use super::changes::{Before, between};
-use super::control::{Applied, Changing, CommandError, Control, Fixed, Settings, Spoken};
+use super::control::{Applied, Changing, CommandError, Control, Fixed, Settings, Spoken, Watched};
 use super::keep::{forget_switches, seeds_of, versions_of};
 use crate::config::diagnostic::{Diagnostic, Report, Severity};
 use crate::config::files::Texts;
@@ -113,6 +113,20 @@ impl Control {
         Ok(Told { pending: self.pending(), ..told })
     }
 
+    /// Reloads because the files have changed, unless somebody has reloaded or gone back since they were found to be in another
+    /// state than `seen`: what they are in now is then looked at anew.
+    pub fn reload_changed(self: &Arc<Self>, seen: u64) {
+        let this = self.clone();
+        let reload = move || {
+            let Ok(mut changing) = this.change() else { return };
+            if this.settings().watched.as_ref().is_some_and(|watched| watched.seen == seen) {
+                let asked = Reload { by: "a change of the files".to_owned(), ..Reload::default() };
+                this.put_in_force(&mut changing, &asked, From::Disk);
+            }
+        };
+        self.worker.run(reload);
+    }
+
     /// Puts a configuration in force that was in force before, the last different one unless told otherwise. The files on disk
     /// stay as they are; they count again with the next reload.
     pub fn rollback(self: &Arc<Self>, by: &str, to: Option<u64>) -> Result<Told, CommandError> {
@@ -197,13 +211,21 @@ impl Control {
 
     fn put_in_force(&self, changing: &mut Changing, asked: &Reload, from: From) -> Told {
         let old = self.shared.current.pin();
+        // Looked at before they are read: what changes meanwhile is a change.
+        let watched = self.settings().watched.as_ref().filter(|_| matches!(from, From::Disk)).map(Watched::now);
         let (kept, back_to) = match from {
             From::Disk => (None, None),
             From::Generation(number, texts) => (Some(texts), Some(number)),
         };
         let prepared = match self.prepare(asked, &old.previous(), kept) {
             Ok(prepared) => prepared,
-            Err(assembled) => return self.refuse(asked, *assembled),
+            Err(assembled) => {
+                if watched.is_some() {
+                    // Nobody needs to be told of the same mistake again.
+                    self.settings.store(Arc::new(Settings { watched, ..Settings::clone(&self.settings()) }));
+                }
+                return self.refuse(asked, *assembled);
+            }
         };
         let Prepared { config, assembled, listeners, log } = prepared;
         assembled.tell();
@@ -216,7 +238,13 @@ impl Control {
         let seen = self.listeners.seen();
         let mut changes = between(&Before { checked: &old.checked, listeners: &seen, users: &old.rules.users }, &config);
         let seeds = seeds_of(&config, &assembled.seeded);
-        let settings = Settings::of(&config, &self.path, assembled.stamps.as_ref());
+        let mut settings = Settings::of(&config, &self.path, assembled.stamps.as_ref());
+        if let (Some(new), Some(looked)) = (&mut settings.watched, watched)
+            && new.patterns == looked.patterns
+        {
+            // Files that cannot be read count as well.
+            *new = looked;
+        }
         for site in &assembled.unswitched {
             let told = format!("the switch of the site {site} has ended: its file says something else than when it was switched");
             log::warn!("{told}");

@@ -219,6 +219,41 @@ fn files_are_followed_where_that_is_wanted() {
     assert_eq!((get(proxy.address(), "s.test", "/", "").text().as_str(), proxy.count_events("has errors")), ("A", 1));
 }
 
+/// Whoever reloads or goes back has seen the files: only another change is one.
+#[test]
+fn files_that_are_followed_do_not_undo_a_rollback() {
+    let (a, b) = (Origin::named("A"), Origin::named("B"));
+    let main = format!("{PLAIN}watch: true\n");
+    let proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/s.yaml", &site("s.test", &a))]);
+    let served = || get(proxy.address(), "s.test", "/", "").text();
+    let stays = |wanted: &str| {
+        // Three looks, and a good deal more.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(4);
+        while std::time::Instant::now() < until {
+            assert_eq!(served(), wanted, "{}", proxy.events());
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        }
+        assert_eq!(proxy.count_events("(by a change of the files)"), 0, "{}", proxy.events());
+    };
+    proxy.write("sites.d/s.yaml", &site("s.test", &b));
+    proxy.ok(&["reload"]);
+    assert_eq!(served(), "B");
+    proxy.ok(&["config", "rollback"]);
+    stays("A");
+    proxy.ok(&["reload", "--confirm", "1s"]);
+    proxy.wait_event("was not confirmed in time");
+    proxy.wait_event("rolled back to generation 3: generation 5");
+    stays("A");
+    // What is refused is told once, whoever asked.
+    proxy.write("main.yaml", &format!("{main}nonsense: 1\n"));
+    assert_eq!(proxy.cli(&["reload"]).code, Some(78));
+    stays("A");
+    assert_eq!(proxy.count_events("reload refused"), 1);
+    proxy.write("main.yaml", &main);
+    proxy.wait_event("generation 6 with 1 sites is in force (by a change of the files)");
+    assert_eq!(served(), "B");
+}
+
 #[test]
 fn other_settings_of_the_process_change_too() {
     let origin = Origin::named("ok");
@@ -279,12 +314,18 @@ fn half_written_and_looping_files_change_nothing() {
                 std::fs::write(here.join("main.yaml"), format!("{PLAIN}# {n}\n")).unwrap();
             }
         });
-        for _ in 0..20 {
-            let said = proxy.cli(&["reload", "--socket", "admin.sock"]);
-            assert!(said.code == Some(0) || said.text.contains("goes on changing") || said.code == Some(78), "{}", said.text);
-            assert_eq!(get(proxy.address(), "s.test", "/", "").text(), "ok");
-        }
+        // The writer ends with the last reload, whatever comes out.
+        let said: Vec<_> = (0..20)
+            .map(|_| {
+                let said = proxy.cli(&["reload", "--socket", "admin.sock"]);
+                (said.code, said.text, get(proxy.address(), "s.test", "/", "").text())
+            })
+            .collect();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for (code, text, served) in said {
+            assert!(code == Some(0) || text.contains("goes on changing") || code == Some(78), "{text}");
+            assert_eq!(served, "ok", "{text}");
+        }
     });
     proxy.signal(Signal::SIGHUP);
     assert_eq!(proxy.status()["state"], "ready");
