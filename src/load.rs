@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::diagnostic::Diagnostic;
+use crate::config::diagnostic::{Diagnostic, Severity};
 use crate::config::files::Files;
 use crate::config::{self, Config, Loaded, Previous, Site, Test, TestRequest};
 use crate::decide::{RequestView, Verdict, decide};
 use crate::rewrite::forwarded::client;
 use crate::snapshot::{Rules, compile_rules};
+
+/// How often all files are read again that change meanwhile.
+const TRIES: usize = 3;
 
 /// Reads and checks the configuration whose main file is `path`, and runs the tests of its sites. A site whose tests fail
 /// is as broken as one with a mistake.
@@ -26,6 +29,24 @@ pub fn load(path: &Path, files: &Files, previous: &Previous) -> Loaded {
         }
     }
     loaded
+}
+
+/// Loads the files as they are on the disk: all of them as they were at one moment, wherever somebody does not change them all
+/// the time. Turning a link may change hundreds at once.
+pub fn load_from_disk(path: &Path, previous: &Previous) -> (Loaded, Files) {
+    let mut tries = 1;
+    loop {
+        let files = Files::on_disk();
+        let mut loaded = load(path, &files, previous);
+        let Some(changed) = files.changed() else { return (loaded, files) };
+        if tries == TRIES {
+            let told = Diagnostic::about_file(&changed, "has changed after it was read, and other files go on changing, too");
+            let help = "what came later counts with the next reload: reload once the files are at rest";
+            loaded.report.push(Diagnostic { severity: Severity::Warning, ..told }.with_help(help));
+            return (loaded, files);
+        }
+        tries += 1;
+    }
 }
 
 /// The tests that fail, by the number of their site.

@@ -6,12 +6,12 @@ use super::{Check, Explain, Files as SchemaFiles, Format, Schema, exit, plural, 
 use crate::config::diagnostic::Severity;
 use crate::config::files::Files;
 use crate::explain::{Asked, Knowledge};
-use crate::load::load;
+use crate::load::load_from_disk;
 use crate::{admin, config, lifecycle};
 
 pub(super) fn check(options: &Check) -> ExitCode {
     let file = &options.file;
-    let loaded = load(&file.config, &Files::on_disk(), &config::Previous::default());
+    let (loaded, _) = load_from_disk(&file.config, &config::Previous::default());
     let verdict = Verdict::of(&loaded, file.strict);
     if options.format == Format::Json {
         print(&format!("{:#}\n", as_json(&loaded, verdict)));

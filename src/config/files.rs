@@ -24,6 +24,8 @@ pub struct Files {
     /// Nothing but the copies is read: a configuration as it was.
     only_kept: bool,
     read: Mutex<Read>,
+    /// What patterns have named on the disk, with the files that they stand in.
+    named: Mutex<Vec<(String, PathBuf, Vec<PathBuf>)>>,
 }
 
 /// What was read, with the state that a file on disk was in.
@@ -78,12 +80,32 @@ impl Files {
         let full = relative_to(from, Path::new(pattern));
         let mut files = match self.only_kept {
             true => Vec::new(),
-            false => files_on_disk(pattern, from)?,
+            false => {
+                let found = files_on_disk(pattern, from)?;
+                let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+                named.push((pattern.to_owned(), from.to_owned(), found.clone()));
+                found
+            }
         };
         files.extend(self.kept.keys().filter(|path| matches(&full, path)).cloned());
         files.sort();
         files.dedup();
         Ok(files)
+    }
+
+    /// A file that is another one than when it was read, that came or that went: what was read may be of two minds.
+    pub fn changed(&self) -> Option<PathBuf> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stamps = read.iter().filter_map(|(path, (_, stamp))| Some((path, (*stamp)?)));
+        if let Some((path, _)) = stamps.find(|(path, stamp)| Stamp::of(path) != Some(*stamp)) {
+            return Some(path.clone());
+        }
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        named.iter().find_map(|(pattern, from, then)| {
+            let now = files_on_disk(pattern, from).unwrap_or_default();
+            let differs = |some: &[PathBuf], others: &[PathBuf]| some.iter().find(|path| others.binary_search(path).is_err()).cloned();
+            if now == *then { None } else { differs(&now, then).or_else(|| differs(then, &now)) }
+        })
     }
 
     /// What was read so far.
@@ -152,6 +174,38 @@ mod tests {
         let files = Files::as_kept(Texts::from([kept("sites.d/x.yaml")]));
         assert_eq!(files.named("sites.d/*.yaml", &main).unwrap(), [at("sites.d/x.yaml")]);
         assert!(files.text(&at("sites.d/a.yaml")).is_err());
+    }
+
+    #[test]
+    fn files_that_change_after_they_were_read_are_told() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for version in ["v1", "v2"] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("a.yaml"), version).unwrap();
+        }
+        let turn = |to: &str| {
+            std::os::unix::fs::symlink(to, at("new")).unwrap();
+            fs::rename(at("new"), at("data")).unwrap();
+        };
+        turn("v1");
+        let read = || {
+            let files = Files::on_disk();
+            for path in files.named("data/*.yaml", &at("main.yaml")).unwrap() {
+                files.text(&path).unwrap();
+            }
+            files
+        };
+        let files = read();
+        assert_eq!(files.changed(), None);
+        turn("v2");
+        assert_eq!(files.changed(), Some(at("data/a.yaml")));
+        let files = read();
+        fs::write(at("v2/b.yaml"), "came").unwrap();
+        assert_eq!(files.changed(), Some(at("data/b.yaml")));
+        let files = read();
+        fs::remove_file(at("v2/b.yaml")).unwrap();
+        assert_eq!(files.changed(), Some(at("data/b.yaml")));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::config::check::{domains_left, keep_last_good, keep_vanished};
 use crate::config::diagnostic::Report;
 use crate::config::files::{self, Files, Stamp, Texts};
 use crate::config::{self, Config, Previous, Site};
-use crate::load::load;
+use crate::load::{load, load_from_disk};
 use crate::persist::{KeptSite, Store, SwitchRecord};
 
 /// What a configuration is made from.
@@ -92,8 +92,13 @@ impl BrokenSite {
 
 /// Loads, checks and completes a configuration.
 pub fn assemble(sources: &Sources<'_>) -> Assembled {
-    let files = sources.kept.clone().map_or_else(Files::on_disk, Files::as_kept);
-    let loaded = load(sources.path, &files, sources.previous);
+    let (loaded, files) = match &sources.kept {
+        None => load_from_disk(sources.path, sources.previous),
+        Some(texts) => {
+            let files = Files::as_kept(texts.clone());
+            (load(sources.path, &files, sources.previous), files)
+        }
+    };
     complete(sources, loaded, files)
 }
 

@@ -12,7 +12,7 @@ use crate::config::diagnostic::Report;
 use crate::config::files::{self, Files};
 use crate::config::{Config, Previous};
 use crate::health::HealthChecks;
-use crate::load::load;
+use crate::load::{load, load_from_disk};
 use crate::persist::{self, Store};
 use crate::snapshot::{Carry, Snapshot, compile};
 use crate::tls;
@@ -51,8 +51,7 @@ impl Beginning {
             Error::Config(first_error(report))
         };
         // The state directory is named in the configuration: what is kept there can only be asked for afterwards.
-        let mut files = Files::on_disk();
-        let mut loaded = load(path, &files, &Previous::default());
+        let (mut loaded, mut files) = load_from_disk(path, &Previous::default());
         let Some(config) = &loaded.config else {
             return Err(refused(&loaded.report));
         };
@@ -61,8 +60,7 @@ impl Beginning {
         if let Some(store) = store.as_deref().filter(|_| !loaded.broken_sites.is_empty()) {
             // Who had a domain keeps it, as at a reload.
             previous = as_it_was(path, config, &files, store);
-            files = Files::on_disk();
-            loaded = load(path, &files, &previous);
+            (loaded, files) = load_from_disk(path, &previous);
         }
         let mut spoken = store.as_deref().map(Spoken::kept).transpose()?.unwrap_or_default();
         let sources = |kept| Sources {

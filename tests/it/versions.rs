@@ -331,6 +331,43 @@ fn half_written_and_looping_files_change_nothing() {
     assert_eq!(proxy.status()["state"], "ready");
 }
 
+/// A ConfigMap that is turned in the middle of a reload: the one or the other, or somebody is told.
+#[test]
+fn a_reload_reads_all_files_as_they_were_at_one_moment() {
+    const SITES: usize = 400;
+    let directory = tempfile::TempDir::new().unwrap();
+    let here = directory.path().to_owned();
+    for version in ["v1", "v2"] {
+        std::fs::create_dir(here.join(version)).unwrap();
+        for n in 0..SITES {
+            let site = format!("domains: [s{n}.test]\nroutes: [{{ path: /, respond: {{ body: {version} }} }}]\n");
+            std::fs::write(here.join(version).join(format!("s{n:04}.yaml")), site).unwrap();
+        }
+    }
+    let turn = |to: &str| {
+        std::os::unix::fs::symlink(to, here.join("new")).unwrap();
+        std::fs::rename(here.join("new"), here.join("sites.d")).unwrap();
+    };
+    turn("v1");
+    let proxy = Proxy::start_in(directory, &[("main.yaml", PLAIN)]);
+    let began = std::time::Instant::now();
+    proxy.ok(&["reload"]);
+    let all = began.elapsed();
+    for n in 0..24 {
+        let (to, after) = (if n % 2 == 0 { "v2" } else { "v1" }, all * n / 24);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::park_timeout(after);
+                turn(to);
+            });
+            let said = proxy.ok(&["reload"]);
+            let first = get(proxy.address(), "s0.test", "/", "").text();
+            let last = get(proxy.address(), &format!("s{}.test", SITES - 1), "/", "").text();
+            assert!(first == last || said.contains("has changed after it was read"), "{first} {last} {said}");
+        });
+    }
+}
+
 #[test]
 fn a_start_after_a_rollback_tells_of_sites_that_it_cannot_serve() {
     let origin = Origin::named("ok");
