@@ -73,6 +73,8 @@ struct Prepared {
 
 /// How many lines of what changed are kept with a configuration.
 const SHOWN_CHANGES: usize = 20;
+/// How many sites are named that keep a configuration from coming into force.
+const SHOWN_SITES: usize = 10;
 
 impl Control {
     /// Loads, checks and puts in force what the files say.
@@ -336,7 +338,12 @@ impl Control {
             prune: asked.prune,
             is_first: false,
         };
+        let from_files = sources.kept.is_none();
         let mut assembled = assemble(&sources);
+        if from_files && let Some(lost) = lost_sites(&assembled, previous) {
+            assembled.report.push(lost);
+            return Err(Box::new(assembled));
+        }
         let strict = asked.strict || self.strict;
         let Some(config) = assembled.config.take().filter(|_| !strict || assembled.broken.is_empty()) else {
             return Err(Box::new(assembled));
@@ -360,7 +367,9 @@ impl Control {
     }
 
     fn refuse(&self, asked: &Reload, assembled: Assembled) -> Told {
-        let Assembled { report, broken, .. } = assembled;
+        let Assembled { report, mut broken, .. } = assembled;
+        // Nothing is left out: all stays as it is.
+        broken.retain(|broken| broken.kept);
         say(&report);
         for broken in &broken {
             log::error!("{}", broken.tell());
@@ -384,6 +393,19 @@ impl Control {
         self.set_applied(Applied { refused: Some((SystemTime::now(), format!("{why} (by {})", asked.by))), ..applied });
         told
     }
+}
+
+/// Sites that are served now and would not be any more: with a group that is gone a last good version cannot stay, and that is
+/// no mistake of the site alone.
+fn lost_sites(assembled: &Assembled, previous: &Previous) -> Option<Diagnostic> {
+    let is_served = |broken: &&BrokenSite| previous.sites.iter().any(|site| site.path == broken.path && !site.routes.is_empty());
+    let lost: Vec<&BrokenSite> = assembled.broken.iter().filter(|broken| !broken.kept).filter(is_served).collect();
+    let first = lost.first()?;
+    let names = lost.iter().take(SHOWN_SITES).map(|broken| broken.name.as_str()).collect::<Vec<_>>().join(", ");
+    let more = if lost.len() > SHOWN_SITES { format!(" and {} more", lost.len() - SHOWN_SITES) } else { String::new() };
+    let told = "is served now, and its last good version cannot stay since a backend group that it leads to is gone";
+    let help = format!("bring the group back, or correct the sites first: {names}{more}");
+    Some(Diagnostic::about_file(&first.path, told).with_help(help))
 }
 
 /// Why a configuration is refused, in short.

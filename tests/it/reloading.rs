@@ -165,10 +165,46 @@ fn a_kept_site_never_leads_to_another_group() {
         (get(proxy.address(), "n.test", "/nine/", "").text(), get(proxy.address(), "n.test", "/", "").text()),
         ("nine".into(), "own".into())
     );
+    // Without the group it cannot stay: that is no mistake of the site alone.
     proxy.write("main.yaml", &main(""));
     let said = proxy.reload();
-    assert!(said.contains("site named is left out"), "{said}");
-    assert_eq!(get(proxy.address(), "n.test", "/nine/", "").status, 503);
+    assert!(said.contains("is served now") && said.contains("correct the sites first: named"), "{said}");
+    assert_eq!(get(proxy.address(), "n.test", "/nine/", "").text(), "nine");
+    proxy.write("sites.d/file.yaml", &site.replace("node9", "node8"));
+    assert!(proxy.reload().contains("is served now"));
+    proxy.write("sites.d/file.yaml", &format!("name: named\ndomains: [n.test]\nbackends: ['{}']\n", own.address));
+    proxy.ok(&["reload"]);
+    assert_eq!(get(proxy.address(), "n.test", "/nine/", "").text(), "own");
+}
+
+/// A slip of the pen in the main file must not take sites down that nobody has touched.
+#[test]
+fn a_group_that_sites_need_is_not_lost_with_its_name() {
+    let origin = Origin::named("ok");
+    let main = |name: &str| format!("{PLAIN}backend_groups: {{ {name}: {{ backends: ['{}'] }} }}\n", origin.address);
+    let sites: Vec<(String, String)> =
+        (0..12).map(|n| (format!("sites.d/s{n:02}.yaml"), format!("domains: [s{n}.test]\ngroup: node1\n"))).collect();
+    let main_file = main("node1");
+    let files: Vec<(&str, &str)> =
+        std::iter::once(("main.yaml", main_file.as_str())).chain(sites.iter().map(|(file, text)| (file.as_str(), text.as_str()))).collect();
+    let proxy = Proxy::start(&files);
+    let before = proxy.status()["config"]["generation"].clone();
+    proxy.write("main.yaml", &main("node01"));
+    let said = proxy.cli(&["reload"]);
+    assert_eq!(said.code, Some(78), "{}", said.text);
+    assert!(said.text.contains("s00, s01, s02, s03, s04, s05, s06, s07, s08, s09 and 2 more"), "{}", said.text);
+    assert!(said.text.contains("bring the group back"), "{}", said.text);
+    assert!(!said.text.contains("left out"), "{}", said.text);
+    assert_eq!(proxy.status()["config"]["generation"], before);
+    assert_eq!(get(proxy.address(), "s11.test", "/", "").text(), "ok");
+    // A file that is gone needs its group as well, until somebody means it.
+    for (file, _) in &sites {
+        std::fs::remove_file(proxy.directory.path().join(file)).unwrap();
+    }
+    assert_eq!(proxy.cli(&["reload"]).code, Some(78));
+    assert_eq!(get(proxy.address(), "s11.test", "/", "").text(), "ok");
+    proxy.ok(&["reload", "--prune"]);
+    assert_eq!(proxy.status()["sites"]["good"], 0);
 }
 
 #[test]
