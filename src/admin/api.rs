@@ -238,6 +238,11 @@ impl Api {
         response
     }
 
+    /// Whether another process answers those who connect now.
+    pub fn has_handed_over(&self) -> bool {
+        self.readiness.stage() == Stage::HandedOver
+    }
+
     /// A line now, one at each change and one every second, until the process ends.
     fn follow(&self) -> Response<Body> {
         let mut stages = self.readiness.watch();
@@ -263,6 +268,8 @@ impl Api {
 fn readiness_line(stage: Stage) -> (StatusCode, String) {
     match stage.reason() {
         None => (StatusCode::OK, "ready\n".to_owned()),
+        // Whoever asks on a connection from before: what is asked about is served.
+        Some(reason) if stage == Stage::HandedOver => (StatusCode::OK, format!("ready: {reason}\n")),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
 }

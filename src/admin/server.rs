@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -218,7 +219,14 @@ async fn serve_one(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + U
     let held = Arc::new(Mutex::new(None));
     let service = service_fn(|request| {
         let (api, caller, held) = (api.clone(), caller.clone(), held.clone());
-        async move { Ok::<_, Infallible>(api.answer(request, caller, &held).await) }
+        async move {
+            let mut response = api.clone().answer(request, caller, &held).await;
+            if api.has_handed_over() {
+                // The next question is for the process that serves.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let serving = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD).serve_connection(TokioIo::new(stream), service);
     // A client that leaves is no trouble of ours.

@@ -110,8 +110,13 @@ impl Line {
         if let Some(sockets) = &sockets {
             control.push(SendAncillaryMessage::ScmRights(sockets));
         }
-        sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
+        loop {
+            match sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing was taken in time")),
+                sent => return Ok(sent.map(drop)?),
+            }
+        }
     }
 
     /// The next message, waited for at most so long. An end of the conversation is `UnexpectedEof`, silence `TimedOut`.
@@ -145,8 +150,10 @@ impl Line {
         Ok((message.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?, socket))
     }
 
-    /// Hands sockets and keys over.
-    pub fn hand_over(&self, estate: Estate<'_, impl std::ops::Deref<Target = TcpListener>>) -> io::Result<()> {
+    /// Hands sockets and keys over. `TimedOut`: the other process has taken nothing for so long; what it has not taken yet fills
+    /// the line.
+    pub fn hand_over(&self, estate: Estate<'_, impl std::ops::Deref<Target = TcpListener>>, patience: Duration) -> io::Result<()> {
+        set_socket_timeout(&self.0, Timeout::Send, Some(patience.max(Duration::from_millis(1))))?;
         let Estate { listeners, plain_admin, tickets, state } = estate;
         let hello = FromOld::Hello {
             protocol: PROTOCOL,
@@ -223,7 +230,11 @@ mod tests {
         let wanted: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let handed: Vec<_> = sockets.iter().enumerate().map(|(nth, socket)| (wanted, nth, socket)).collect();
         let tickets_handed = tickets.hand_over();
-        old.hand_over(Estate { listeners: &handed, plain_admin: Some(&plain), tickets: tickets_handed, state: None }).unwrap();
+        old.hand_over(
+            Estate { listeners: &handed, plain_admin: Some(&plain), tickets: tickets_handed, state: None },
+            Duration::from_secs(5),
+        )
+        .unwrap();
         let got = new.inherit(Duration::from_secs(5)).unwrap();
         let addresses: Vec<_> = got.listeners.iter().map(|(_, nth, socket)| (*nth, socket.local_addr().unwrap())).collect();
         assert_eq!(addresses, sockets.iter().map(|socket| socket.local_addr().unwrap()).enumerate().collect::<Vec<_>>());

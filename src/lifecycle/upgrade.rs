@@ -166,8 +166,9 @@ impl Upgrades {
                     super::notify::ready("serving again after a failed upgrade");
                     this.serve_admin.notify_one();
                 }
-                log::error!("the upgrade failed: {why}; this process goes on");
-                CommandError::Failed(format!("the upgrade failed: {why}; the old process goes on"))
+                let goes_on = |who: &str| if this.still_wanted().is_ok() { format!("; {who} process goes on") } else { String::new() };
+                log::error!("the upgrade failed: {why}{}", goes_on("this"));
+                CommandError::Failed(format!("the upgrade failed: {why}{}", goes_on("the old")))
             })
         };
         let bug = || Err(CommandError::Failed("the upgrade failed by a bug".to_owned()));
@@ -246,7 +247,8 @@ impl Upgrades {
         let tickets = self.shared.tls.tickets().hand_over();
         let estate =
             Estate { listeners: &listeners, plain_admin: self.plain_admin.as_ref(), tickets, state: self.control.store().map(Store::path) };
-        line.hand_over(estate).map_err(|error| match error.kind() {
+        line.hand_over(estate, patience).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => silent(patience),
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => "the new process ended before it was ready".to_owned(),
             _ => format!("the sockets cannot be handed over: {error}"),
         })?;
@@ -284,7 +286,7 @@ impl Upgrades {
                 Ok((message, _)) => return Ok(message),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && left > LOOK => self.still_wanted()?,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(format!("the new process said nothing for {patience:?}"));
+                    return Err(silent(patience));
                 }
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Err(format!("the new process ended before {before}"));
@@ -414,6 +416,10 @@ fn ends_with_this_process() -> Option<&'static str> {
         Some(_) => false,
     };
     is_main.then_some("this process was started by its container, which ends with it")
+}
+
+fn silent(patience: Duration) -> String {
+    format!("the new process said nothing for {patience:?}")
 }
 
 /// `false`: it is gone.

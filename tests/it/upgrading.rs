@@ -131,6 +131,48 @@ fn the_old_process_ends_as_soon_as_it_is_empty_and_says_goodbye_to_websockets() 
     assert_eq!(get(proxy.address(), "shop.test", "/", "").text(), "ok");
 }
 
+/// A balancer keeps its connection to `/readyz`: an upgrade is no reason to take the node out.
+#[test]
+fn readiness_stays_over_an_upgrade() {
+    let admin = "admin: { socket: admin.sock, address: '127.0.0.1:0' }";
+    let origin = origin();
+    let site = format!("domains: [shop.test]\nbackends: ['{}']\nhealth_check: off\n", origin.address);
+    let main = PLAIN.replace("admin: { socket: admin.sock }", admin);
+    let proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/shop.yaml", &site)]);
+    let plain = proxy.wait_event("/livez, /readyz and /metrics are answered on");
+    let plain = plain.rsplit(' ').next().unwrap().parse().unwrap();
+    // The old process has something to finish.
+    let mut websocket = Client::plain(proxy.address());
+    websocket.send(WEBSOCKET);
+    websocket.head();
+    let mut kept = Client::plain(plain);
+    assert_eq!(kept.request("GET", "x", "/readyz", "", b"").status, 200);
+    proxy.ok(&["upgrade"]);
+    let answer = kept.request("GET", "x", "/readyz", "", b"");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "ready: another process has taken over\n"));
+    assert_eq!(answer.header("connection"), "close");
+    assert!(kept.closes());
+    assert_eq!(get(plain, "x", "/readyz", "").text(), "ready\n");
+}
+
+/// Sockets that nobody takes fill the line between the processes.
+#[test]
+fn a_new_process_that_hangs_is_given_up_however_many_listeners_there_are() {
+    let listeners: String = (0..400).map(|n| format!("  - {{ address: '127.0.0.1:0', name: l{n} }}\n")).collect();
+    let main = format!("listeners:\n{listeners}{}", PLAIN.split_once('\n').unwrap().1);
+    let origin = origin();
+    let site = format!("domains: [shop.test]\nbackends: ['{}']\n", origin.address);
+    let proxy = Proxy::start(&[("main.yaml", &main), ("sites.d/shop.yaml", &site)]);
+    let binary = proxy.directory.path().join("hangs");
+    std::fs::write(&binary, "#!/bin/sh\nexec sleep 300\n").unwrap();
+    std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let said = proxy.cli(&["upgrade", "--binary", binary.to_str().unwrap(), "--timeout", "1s"]);
+    assert!(said.code == Some(1) && said.text.contains("the new process said nothing for 1s"), "{}", said.text);
+    assert!(said.text.contains("was killed"), "{}", said.text);
+    proxy.ok(&["reload"]);
+    assert_eq!(get(proxy.addresses[399], "shop.test", "/", "").text(), "ok");
+}
+
 #[test]
 fn a_new_process_that_fails_changes_nothing() {
     let (proxy, _origin) = start("");
