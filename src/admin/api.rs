@@ -121,6 +121,9 @@ impl Api {
         let segments: Vec<&str> = asked.segments.iter().map(String::as_str).collect();
         let control = &self.control;
         let by = asked.by.as_str();
+        if let Err(error) = asked.parameters(parameters(asked.method.as_str(), &segments)) {
+            return failed(&error);
+        }
         match (asked.method.as_str(), segments.as_slice()) {
             ("GET", ["v1", "status"]) => ok(&status::status(control, self.readiness.stage(), self.started)),
             ("POST", ["v1", "reload"]) => match asked.json::<ReloadBody>() {
@@ -213,16 +216,26 @@ impl Api {
     }
 
     fn import(&self, asked: &Asked, name: &str) -> Answer {
-        let version = match asked.query_value("version") {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| CommandError::Invalid(format!("`{text}` is no version")))?),
+        let version = match (asked.query_value("version"), asked.query_value("force").as_deref()) {
+            (None, Some("true")) => None,
+            (Some(text), None) => Some(text.parse().map_err(|_| CommandError::Invalid(format!("`{text}` is no version")))?),
+            _ => {
+                let why = "which version does it replace? Either `version=N` (`GET /v1/tables` tells it), or `force=true` for any";
+                return Err(CommandError::Invalid(why.to_owned()));
+            }
         };
         let table = Some(name).filter(|name| *name != "-");
         self.control.import_users(&asked.by, table, asked.body.clone(), version).map(|table| table_json(&table))
     }
 
     fn users(&self, asked: &Asked) -> Answer {
-        let limit = asked.query_value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(MAX_PAGE).min(MAX_PAGE);
+        let limit = match asked.query_value("limit") {
+            None => MAX_PAGE,
+            Some(text) => match text.parse::<usize>() {
+                Ok(limit @ 1..) => limit.min(MAX_PAGE),
+                _ => return Err(CommandError::Invalid(format!("`{text}` is no limit"))),
+            },
+        };
         let after = asked.query_value("after").unwrap_or_default();
         let users = self.control.users(asked.query_value("table").as_deref(), &after, limit)?;
         let next = (users.len() == limit).then(|| users.last().map(|user| user.name.clone())).flatten();
@@ -271,6 +284,16 @@ fn readiness_line(stage: Stage) -> (StatusCode, String) {
         // Whoever asks on a connection from before: what is asked about is served.
         Some(reason) if stage == Stage::HandedOver => (StatusCode::OK, format!("ready: {reason}\n")),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+    }
+}
+
+/// Which parameters a request takes.
+fn parameters(method: &str, path: &[&str]) -> &'static [&'static str] {
+    match (method, path) {
+        ("PUT", ["v1", "tables", _]) => &["version", "force"],
+        ("GET", ["v1", "users"]) => &["table", "after", "limit"],
+        ("DELETE", ["v1", "users", _]) => &["table"],
+        _ => &[],
     }
 }
 

@@ -27,10 +27,23 @@ impl Asked {
         self.method == method && self.segments.iter().map(String::as_str).eq(path.iter().copied())
     }
 
-    /// The body; an empty one says nothing.
+    /// The body, an object; an empty one says nothing.
     pub(super) fn json<T: for<'d> Deserialize<'d>>(&self) -> Result<T, CommandError> {
         let body: &[u8] = if self.body.is_empty() { b"{}" } else { &self.body };
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err(CommandError::Invalid("the body is no JSON object".to_owned()));
+        }
         serde_json::from_slice(body).map_err(|error| CommandError::Invalid(format!("the body: {error}")))
+    }
+
+    /// Whether the query says nothing that this request does not know: a slip of the pen must not be taken for silence.
+    pub(super) fn parameters(&self, known: &[&str]) -> Result<(), CommandError> {
+        let names = self.query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next().unwrap_or_default());
+        match names.into_iter().find(|name| !known.contains(name)) {
+            None => Ok(()),
+            Some(name) if known.is_empty() => Err(CommandError::Invalid(format!("there are no parameters here, such as `{name}`"))),
+            Some(name) => Err(CommandError::Invalid(format!("`{name}` is no parameter here; there are: {}", known.join(", ")))),
+        }
     }
 
     pub(super) fn query_value(&self, key: &str) -> Option<String> {

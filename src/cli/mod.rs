@@ -228,10 +228,18 @@ fn ended(result: Result<(), app::Failure>) -> ExitCode {
     }
 }
 
+/// Prints what was asked for. What cannot be written ends the command: an export on a full disk is none.
 fn print(text: &str) {
     use std::io::Write as _;
-    // A reader that has seen enough is no failure.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A reader that has seen enough is no failure.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            say(&format!("portcullis: the output cannot be written: {error}\n"));
+            std::process::exit(exit::RUNTIME.into());
+        }
+        _ => {}
+    }
 }
 
 fn plural(count: usize, noun: &str) -> String {

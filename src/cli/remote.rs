@@ -383,6 +383,9 @@ fn list(listed: &Listed, line: impl Fn(&Value) -> String) -> Result<String, Exit
     }
 }
 
+/// The last line of an export: without it something is missing.
+const END: &str = "# end";
+
 fn export(listed: &Listed) -> Result<String, ExitCode> {
     let tables = listed.socket.ask(Method::GET, "/v1/tables", &Value::Null)?;
     let own = |table: &&Value| listed.table.as_deref().is_none_or(|name| table["table"] == name);
@@ -391,7 +394,7 @@ fn export(listed: &Listed) -> Result<String, ExitCode> {
         // JSON strings are YAML strings.
         format!("  {}: {}\n", user["user"], user["placements"])
     })?;
-    Ok(format!("{version}users:\n{users}"))
+    Ok(format!("{version}users:\n{users}{END}\n"))
 }
 
 fn import(options: &Import) -> Result<String, ExitCode> {
@@ -403,7 +406,14 @@ fn import(options: &Import) -> Result<String, ExitCode> {
         true => std::io::read_to_string(std::io::stdin()).map_err(failed)?,
         false => std::fs::read_to_string(&options.file).map_err(failed)?,
     };
-    let written = || text.lines().next()?.strip_prefix("# version ")?.trim().parse().ok();
+    let written = || text.lines().next()?.strip_prefix("# version ")?.trim().parse::<u64>().ok();
+    if written().is_some() && !options.force && !text.lines().any(|line| line == END) {
+        say(&format!(
+            "portcullis: {}: its last line, `{END}`, is missing: the export may have been cut short; `--force` takes it as it is\n",
+            options.file.display()
+        ));
+        return Err(ExitCode::from(exit::USAGE));
+    }
     let version = if options.force { None } else { options.version.or_else(written) };
     if version.is_none() && !options.force {
         say(
@@ -412,8 +422,8 @@ fn import(options: &Import) -> Result<String, ExitCode> {
         return Err(ExitCode::from(exit::USAGE));
     }
     let table = options.table.as_deref().map_or_else(|| "-".to_owned(), escaped);
-    let query = version.map_or_else(String::new, |version| format!("?version={version}"));
-    let answer = options.socket.ask_with(Method::PUT, &format!("/v1/tables/{table}{query}"), text.into_bytes())?;
+    let query = version.map_or_else(|| "force=true".to_owned(), |version| format!("version={version}"));
+    let answer = options.socket.ask_with(Method::PUT, &format!("/v1/tables/{table}?{query}"), text.into_bytes())?;
     Ok(format!("table {} has version {} with {} users\n", answer["table"].as_str().unwrap_or_default(), answer["version"], answer["users"]))
 }
 

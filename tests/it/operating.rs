@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use crate::actors::{Client, Origin, PLAIN, Proxy, check, get};
 
 /// Asks the admin socket in HTTP, as other programs do.
-fn ask(proxy: &Proxy, head: &str, body: &str) -> (u16, serde_json::Value) {
+pub fn ask(proxy: &Proxy, head: &str, body: &str) -> (u16, serde_json::Value) {
     let mut stream = UnixStream::connect(proxy.directory.path().join("admin.sock")).unwrap();
     write!(stream, "{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut text = String::new();
@@ -131,6 +131,10 @@ fn the_socket_answers_those_who_may_and_says_what_it_does_not_understand() {
         ("POST /v1/confirm", "", 404, "nothing waits"),
         ("POST /v1/rollback", "{\"generation\": 99}", 404, "no generation 99"),
         ("GET /v1/users/nobody", "", 404, "no user `nobody`"),
+        ("POST /v1/reload", "[]", 422, "no JSON object"),
+        ("GET /v1/status?verbose=1", "", 422, "there are no parameters here, such as `verbose`"),
+        ("GET /v1/users?Table=t", "", 422, "`Table` is no parameter here; there are: table, after, limit"),
+        ("GET /v1/users?limit=many", "", 422, "`many` is no limit"),
     ] {
         let (status, answer) = ask(&proxy, head, body);
         assert!(status == code && answer["detail"].as_str().unwrap().contains(says), "{head}: {status} {answer}");
@@ -149,6 +153,26 @@ fn the_socket_answers_those_who_may_and_says_what_it_does_not_understand() {
     let text = String::from_utf8_lossy(&as_nobody.stdout);
     assert!(text.contains("may not use the admin socket"), "{text} {}", String::from_utf8_lossy(&as_nobody.stderr));
     proxy.wait_event("admin socket: nobody (pid ");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let proxy = Proxy::with_site("backends: ['127.0.0.1:9']\nhealth_check: off\n");
+    for args in [&["status", "-c", "main.yaml"][..], &["config", "history", "-c", "main.yaml"], &["schema"]] {
+        let command = || {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+            command.args(args).current_dir(proxy.directory.path());
+            command
+        };
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command().stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("the output cannot be written: No space left"), "{args:?}: {said}");
+        // Whoever has seen enough is content.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(command().stdout(writer).output().unwrap().status.code(), Some(0), "{args:?}");
+    }
 }
 
 #[test]

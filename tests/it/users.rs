@@ -112,6 +112,15 @@ fn a_table_is_replaced_as_a_whole_if_nobody_has_changed_it_meanwhile() {
     assert!(proxy.ok(&["reload"]).contains("app pma added"));
     let exported = proxy.ok(&["users", "export"]);
     proxy.write("export.yaml", &exported);
+    // A slip of the pen replaces no table.
+    for query in ["", "?Version=1", "?version=one", "?force=yes"] {
+        let (status, answer) = crate::operating::ask(&proxy, &format!("PUT /v1/tables/panel{query}"), "users: {}\n");
+        assert_eq!(status, 422, "{query}: {answer}");
+    }
+    let cut = exported.rsplit_once("# end").unwrap().0;
+    proxy.write("cut.yaml", cut);
+    let said = proxy.cli(&["users", "import", "cut.yaml"]);
+    assert!(said.code == Some(2) && said.text.contains("may have been cut short"), "{}", said.text);
     let said = proxy.ok(&["users", "import", "export.yaml"]);
     assert_eq!(said, "table panel has version 3 with 1 users\n");
     proxy.ok(&["users", "set", "user1", "mysql=node1"]);
