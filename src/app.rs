@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -106,14 +107,14 @@ impl Process {
         server.add_boxed_service(Box::new(Supervised(supervisor)));
         server.run(RunArgs { shutdown_signal: Box::new(Ends(stop)) });
         shared.log.flush();
-        if readiness.stage() == Stage::Stopping {
-            if let Some(path) = admin_socket {
-                // One that is left behind is replaced by the next start.
+        if let Some(path) = admin_socket {
+            // After an upgrade there is another one, here or elsewhere. One that is left behind is replaced by the next start.
+            if readiness.stage() == Stage::Stopping || UnixStream::connect(&path).is_err() {
                 let _ = std::fs::remove_file(path);
             }
-            if let Some(pid_file) = pid_file {
-                pid_file.remove();
-            }
+        }
+        if let Some(pid_file) = pid_file {
+            pid_file.remove();
         }
     }
 }

@@ -364,6 +364,28 @@ fn an_upgrade_puts_in_force_what_a_reload_cannot() {
 }
 
 #[test]
+fn an_upgrade_that_moves_the_socket_and_the_pid_file_leaves_none_behind() {
+    let (proxy, _origin) = start("pid_file: one.pid\n");
+    let at = |name: &str| proxy.directory.path().join(name);
+    let moved = PLAIN.replace("admin.sock", "two.sock") + "pid_file: two.pid\n";
+    proxy.write("main.yaml", &moved);
+    proxy.ok(&["upgrade", "--socket", "admin.sock"]);
+    assert_eq!(proxy.status()["pid"].as_i64(), Some(i64::from(proxy.pid())));
+    let number = |name: &str| std::fs::read_to_string(at(name)).map(|text| text.trim().parse::<i32>().unwrap());
+    for _ in 0..2000 {
+        if number("one.pid").is_err() && !at("admin.sock").exists() {
+            assert_eq!(number("two.pid").unwrap(), proxy.pid());
+            proxy.ok(&["upgrade"]);
+            assert_eq!(number("two.pid").unwrap(), proxy.pid(), "what stays in its place stays");
+            proxy.status();
+            return;
+        }
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+    panic!("{:?} {}", number("one.pid"), at("admin.sock").exists());
+}
+
+#[test]
 fn tls_sessions_of_before_resume_afterwards() {
     let origin = Origin::named("ok");
     let ca = Ca::new();
