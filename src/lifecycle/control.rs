@@ -23,7 +23,7 @@ use crate::proxy::Shared;
 use crate::proxy::listen::Listeners;
 use crate::resolve::Names;
 use crate::snapshot::{Carry, Snapshot, compile_groups};
-use crate::tls::watch::warn_of_expiry;
+use crate::tls::watch::{warn_of_expiry, warn_of_unreadable};
 
 /// Owns what the process knows beside the snapshot in force, and publishes every new one.
 pub struct Control {
@@ -326,10 +326,11 @@ impl Control {
         }
     }
 
-    /// Tells of certificates that end soon.
-    pub fn warn_of_expiry(&self) {
+    /// Tells of certificates that end soon, or could not be renewed.
+    pub fn warn_of_certificates(&self) {
         for certificates in self.shared.current.pin().rules.certificates.iter() {
             warn_of_expiry(certificates, OffsetDateTime::now_utc());
+            warn_of_unreadable(certificates);
         }
     }
 

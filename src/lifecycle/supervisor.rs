@@ -221,7 +221,7 @@ async fn follow_certificates(control: Arc<Control>) {
         let control = control.clone();
         let look = move || {
             if tell {
-                control.warn_of_expiry();
+                control.warn_of_certificates();
             }
             control.refresh_certificates();
         };

@@ -171,6 +171,19 @@ impl Change {
     }
 }
 
+/// Tells of keys that could be read when the process began as another user (`run_as`), and cannot be read now.
+pub fn warn_of_unreadable(watched: &Watched) {
+    for loaded in watched.certificates() {
+        let key = &loaded.files.key;
+        if std::fs::File::open(key).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+            log::warn!(
+                "{}: this process can no longer read it as the user that it runs as: neither a renewal nor an upgrade could use it; let that user's group read it",
+                key.display()
+            );
+        }
+    }
+}
+
 /// Tells of certificates that end soon.
 pub fn warn_of_expiry(watched: &Watched, now: OffsetDateTime) {
     for loaded in watched.certificates() {

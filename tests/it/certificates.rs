@@ -267,3 +267,26 @@ fn what_is_no_file_does_not_hold_up_the_start() {
         assert!(result.code == Some(3) && result.text.contains("is no regular file"), "{}", result.text);
     }
 }
+
+/// Ports and keys are opened by root; what comes later, the user must be able to read.
+#[test]
+fn a_key_that_the_user_cannot_read_is_told_at_the_start() {
+    let ca = Ca::new();
+    let directory = tempfile::TempDir::new().unwrap();
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(directory.path(), 0o755);
+    ca.issue(directory.path(), "a", &["a.test"]);
+    mode(&directory.path().join("a.key"), 0o600);
+    let main = "listeners: [{ address: '127.0.0.1:0', tls: true }]\nrun_as: nobody\nsites: sites.d/*.yaml\n";
+    let site = "domains: [a.test]\ntls: { cert: ../a.pem, key: ../a.key }\nroutes: [{ path: /, respond: { body: served } }]\n";
+    let proxy = Proxy::start_in(directory, &[("main.yaml", main), ("sites.d/a.yaml", site)]);
+    proxy.wait_event("a.key: this process can no longer read it as the user that it runs as");
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{}", proxy.pid())).unwrap());
+    assert_eq!(owner, 65534);
+    let config = Arc::new(tls_config(ca.roots(), &["http/1.1"], rustls::ALL_VERSIONS));
+    let (mut client, _) = Client::tls(proxy.address(), "a.test", config).unwrap();
+    assert_eq!(client.request("GET", "a.test", "/", "", b"").text(), "served");
+    // A reload goes on with what it has read.
+    proxy.ok(&["reload"]);
+    assert_eq!(client.request("GET", "a.test", "/", "", b"").text(), "served");
+}
