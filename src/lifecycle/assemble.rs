@@ -1,12 +1,12 @@
 //! From files to a configuration that can be put in force: what is broken or gone is replaced by its last good version,
 //! managed tables get their rows, switches stand as the operator has set them. A start and a reload both come through here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::tables;
-use crate::config::check::{domains_left, keep_last_good, keep_vanished};
+use crate::config::check::{Claims, keep_last_good, keep_vanished};
 use crate::config::diagnostic::Report;
 use crate::config::files::{self, Files, Stamp, Texts};
 use crate::config::{self, Config, Previous, Site};
@@ -120,7 +120,7 @@ pub fn complete(sources: &Sources<'_>, loaded: config::Loaded, files: Files) -> 
     }
     let filled = tables::fill(&mut config, sources, &mut assembled);
     // What stays as it was stays switched as it was.
-    let kept: Vec<&str> = assembled.broken.iter().filter(|broken| broken.kept).map(|broken| broken.name.as_str()).collect();
+    let kept: HashSet<&str> = assembled.broken.iter().filter(|broken| broken.kept).map(|broken| broken.name.as_str()).collect();
     assembled.unswitched = apply_switches(&mut config, sources.switches, &kept);
     assembled.config = filled.then_some(config);
     assembled
@@ -144,10 +144,16 @@ fn keep_lost_sites(config: &mut Config, sources: &Sources<'_>, assembled: &mut A
         }
         None => return,
     };
-    let without_version = |path: &Path| assembled.broken.iter().any(|broken| broken.path == path && !broken.kept);
-    let lost = kept.iter().filter(|(path, _)| without_version(path) || is_gone(path, config));
+    let without_version: HashSet<&Path> =
+        assembled.broken.iter().filter(|broken| !broken.kept).map(|broken| broken.path.as_path()).collect();
+    let mut lost: Vec<_> = kept.iter().filter(|(path, _)| without_version.contains(path.as_path()) || is_gone(path, config)).collect();
+    if lost.is_empty() {
+        return;
+    }
+    let claims = Claims::of(config);
+    lost.retain(|(path, _)| without_version.contains(path.as_path()) || !claims.has_file(path));
     let text = |site: &KeptSite| sources.store.and_then(|store| store.site_text(site).ok().flatten());
-    let texts: Vec<(PathBuf, Arc<str>)> = lost.filter_map(|(path, site)| Some((path.clone(), text(site)?))).collect();
+    let texts: Vec<(PathBuf, Arc<str>)> = lost.into_iter().filter_map(|(path, site)| Some((path.clone(), text(site)?))).collect();
     if texts.is_empty() {
         return;
     }
@@ -161,9 +167,10 @@ fn keep_lost_sites(config: &mut Config, sources: &Sources<'_>, assembled: &mut A
         }
         keep_vanished_of(&previous, config, assembled);
         // What is kept of the others stays: the key that a site lacks may come back as well as its file.
-        for site in previous.sites.iter().filter(|site| is_gone(&site.path, config)) {
-            let is_told = assembled.broken.iter().any(|broken| broken.path == site.path);
-            if !is_told && !domains_left(config, site).is_empty() {
+        let claims = Claims::of(config);
+        let told: HashSet<PathBuf> = assembled.broken.iter().map(|broken| broken.path.clone()).collect();
+        for site in previous.sites.iter().filter(|site| is_gone(&site.path, config) && !claims.has_file(&site.path)) {
+            if !told.contains(&site.path) && !claims.left_to(site).is_empty() {
                 assembled.broken.push(BrokenSite { name: site.name.clone(), path: site.path.clone(), vanished: true, kept: false });
             }
         }
@@ -171,29 +178,35 @@ fn keep_lost_sites(config: &mut Config, sources: &Sources<'_>, assembled: &mut A
 }
 
 fn keep_vanished_of(previous: &Previous, config: &mut Config, assembled: &mut Assembled) {
-    for site in previous.sites.iter().filter(|site| !site.routes.is_empty()) {
-        if is_gone(&site.path, config) && keep_vanished(config, site, previous) {
+    let gone: Vec<&Arc<Site>> = previous.sites.iter().filter(|site| !site.routes.is_empty() && is_gone(&site.path, config)).collect();
+    if gone.is_empty() {
+        return;
+    }
+    // Made once: a directory that is not there takes all of its sites with it.
+    let mut claims = Claims::of(config);
+    for site in gone {
+        if !claims.has_file(&site.path) && keep_vanished(config, &mut claims, site, previous) {
             assembled.broken.push(BrokenSite { name: site.name.clone(), path: site.path.clone(), vanished: true, kept: true });
         }
     }
 }
 
-/// Whether a site's file is not there any more, although the configuration would have it.
+/// Whether a file is not there, although the configuration would have it.
 fn is_gone(path: &Path, config: &Config) -> bool {
     let named = config.site_patterns.iter().any(|pattern| files::matches(pattern, path));
-    named && std::fs::metadata(path).is_err() && !config.sites.iter().any(|site| site.path == path)
+    named && std::fs::metadata(path).is_err()
 }
 
 // === Switches ===
 
 /// Lets sites use the group that an operator has switched them to, as long as their files say what they said then. Gives the
 /// sites whose files say something else.
-fn apply_switches(config: &mut Config, switches: &BTreeMap<String, SwitchRecord>, kept: &[&str]) -> Vec<String> {
+fn apply_switches(config: &mut Config, switches: &BTreeMap<String, SwitchRecord>, kept: &HashSet<&str>) -> Vec<String> {
     let mut unswitched = Vec::new();
     for site in &mut config.sites {
         let (Some(switch), Some(record)) = (&site.switch, switches.get(&site.name)) else { continue };
         let mut switched = Site::clone(site);
-        let stays = kept.contains(&site.name.as_str());
+        let stays = kept.contains(site.name.as_str());
         if (switch.active == record.instead_of || stays) && switched.activate(&record.active) {
             *site = Arc::new(switched);
         } else if !stays {

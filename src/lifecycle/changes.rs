@@ -55,14 +55,17 @@ fn differences<T: PartialEq + Debug>(what: &str, old: &BTreeMap<String, T>, new:
     let line = |(word, names): (&str, Vec<&String>)| match names.as_slice() {
         [] => None,
         [one] => Some(format!("{what} {one} {word}")),
-        many => {
-            let shown: Vec<&str> = many.iter().take(SHOWN).map(|name| name.as_str()).collect();
-            let more = many.len().saturating_sub(SHOWN);
-            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-            Some(format!("{} {what}s {word}: {}{more}", many.len(), shown.join(", ")))
-        }
+        many => Some(format!("{} {what}s {word}: {}", many.len(), few(many))),
     };
     [("added", added), ("removed", removed), ("changed", changed)].into_iter().filter_map(line).collect()
+}
+
+/// The first of many names, and how many more there are.
+pub(super) fn few(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    shown.join(", ") + &more
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ use crate::tls::tickets::HandedKeys;
 const PROTOCOL: u32 = 1;
 /// No message is longer.
 const MAX_MESSAGE: usize = 64 << 10;
+/// Names in a message have no more bytes: what JSON adds fits as well.
+const MAX_NAMES: usize = 8 << 10;
 
 /// What the old process says.
 #[derive(Serialize, Deserialize)]
@@ -56,9 +58,8 @@ pub enum FromNew {
     /// Everything is prepared, nothing is accepted yet.
     Ready {
         version: String,
-        /// Sites that it would answer with 503.
         #[serde(default)]
-        left_out: Vec<String>,
+        left_out: LeftOut,
     },
     Failed {
         why: String,
@@ -69,6 +70,28 @@ pub enum FromNew {
         /// The process that serves then.
         successor: Option<u32>,
     },
+}
+
+/// Sites that the new process would answer with 503.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// As many as fit into a message.
+    pub names: Vec<String>,
+    pub count: usize,
+}
+
+impl LeftOut {
+    pub fn of<'a>(sites: impl Iterator<Item = &'a str>) -> Self {
+        let (mut names, mut count, mut length) = (Vec::new(), 0, 0);
+        for name in sites {
+            count += 1;
+            length += name.len();
+            if length <= MAX_NAMES {
+                names.push(name.to_owned());
+            }
+        }
+        Self { names, count }
+    }
 }
 
 /// One end of the conversation.

@@ -1,6 +1,7 @@
 //! What is kept of a configuration that is in force: the way back to it, and the last good versions of its sites.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -39,9 +40,12 @@ pub(super) fn versions_of(sites: &[Arc<Site>], assembled: &Assembled, store: Opt
         }
     }
     let files = texts.iter().map(|(path, text)| (path.clone(), crate::config::digest_of(text))).collect();
-    let is_broken = |site: &Site| assembled.broken.iter().any(|broken| broken.path == site.path);
-    let good =
-        sites.iter().filter(|site| !is_broken(site)).map(|site| (site.path.clone(), KeptSite::new(&site.name, &site.digest))).collect();
+    let broken: HashSet<&Path> = assembled.broken.iter().map(|broken| broken.path.as_path()).collect();
+    let good = sites
+        .iter()
+        .filter(|site| !broken.contains(site.path.as_path()))
+        .map(|site| (site.path.clone(), KeptSite::new(&site.name, &site.digest)))
+        .collect();
     let stay = assembled.broken.iter().map(|broken| broken.path.clone()).collect();
     Versions { files, texts, good, stay, tables: assembled.tables.clone(), lost_tables: assembled.lost_tables.clone() }
 }

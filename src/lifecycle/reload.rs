@@ -1,11 +1,13 @@
 //! Reload: all of a configuration is put in force as one step, or nothing changes and the reasons are told.
 
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::assemble::{Assembled, BrokenSite, Sources, assemble};
-use super::changes::{Before, between};
+use super::changes::{Before, between, few};
 use super::control::{Applied, Changing, CommandError, Control, Fixed, Settings, Spoken, Watched};
 use super::keep::{forget_switches, seeds_of, versions_of};
 use crate::config::diagnostic::{Diagnostic, Report, Severity};
@@ -73,8 +75,6 @@ struct Prepared {
 
 /// How many lines of what changed are kept with a configuration.
 const SHOWN_CHANGES: usize = 20;
-/// How many sites are named that keep a configuration from coming into force.
-const SHOWN_SITES: usize = 10;
 
 impl Control {
     /// Loads, checks and puts in force what the files say.
@@ -398,13 +398,16 @@ impl Control {
 /// Sites that are served now and would not be any more: with a group that is gone a last good version cannot stay, and that is
 /// no mistake of the site alone.
 fn lost_sites(assembled: &Assembled, previous: &Previous) -> Option<Diagnostic> {
-    let is_served = |broken: &&BrokenSite| previous.sites.iter().any(|site| site.path == broken.path && !site.routes.is_empty());
-    let lost: Vec<&BrokenSite> = assembled.broken.iter().filter(|broken| !broken.kept).filter(is_served).collect();
+    if assembled.broken.iter().all(|broken| broken.kept) {
+        return None;
+    }
+    let served: HashSet<&Path> = previous.sites.iter().filter(|site| !site.routes.is_empty()).map(|site| site.path.as_path()).collect();
+    let is_lost = |broken: &&BrokenSite| !broken.kept && served.contains(broken.path.as_path());
+    let lost: Vec<&BrokenSite> = assembled.broken.iter().filter(is_lost).collect();
     let first = lost.first()?;
-    let names = lost.iter().take(SHOWN_SITES).map(|broken| broken.name.as_str()).collect::<Vec<_>>().join(", ");
-    let more = if lost.len() > SHOWN_SITES { format!(" and {} more", lost.len() - SHOWN_SITES) } else { String::new() };
+    let names: Vec<&str> = lost.iter().map(|broken| broken.name.as_str()).collect();
     let told = "is served now, and its last good version cannot stay since a backend group that it leads to is gone";
-    let help = format!("bring the group back, or correct the sites first: {names}{more}");
+    let help = format!("bring the group back, or correct the sites first: {}", few(&names));
     Some(Diagnostic::about_file(&first.path, told).with_help(help))
 }
 

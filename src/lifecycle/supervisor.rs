@@ -8,6 +8,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
 use super::control::{CommandError, Control};
+use super::handover::LeftOut;
 use super::keep::Unkept;
 use super::pid_file::PidFile;
 use super::readiness::{Readiness, Stage};
@@ -109,7 +110,7 @@ impl Supervisor {
         if let Some(takeover) = self.takeover.take() {
             // The old process speaks when it has stopped accepting.
             let applied = self.control.applied();
-            let left_out = applied.broken.iter().filter(|broken| !broken.kept).map(|broken| broken.name.clone()).collect();
+            let left_out = LeftOut::of(applied.broken.iter().filter(|broken| !broken.kept).map(|broken| broken.name.as_str()));
             let ready = move || {
                 let mut takeover = takeover;
                 takeover.ready(left_out).map(|()| takeover)

@@ -4,7 +4,7 @@ use std::io;
 use std::process::Command;
 use std::time::Duration;
 
-use super::handover::{FromNew, Inheritance, Line};
+use super::handover::{FromNew, Inheritance, LeftOut, Line};
 
 /// Tells a process that its standard input is the old process's line, and whether it is to start the one that takes over or is
 /// that one: systemd takes a main process for a stranger's as long as it is the child of another service process.
@@ -54,7 +54,7 @@ impl Takeover {
     }
 
     /// Tells that everything is prepared, and waits until the old process has stopped accepting.
-    pub fn ready(&mut self, left_out: Vec<String>) -> io::Result<()> {
+    pub fn ready(&mut self, left_out: LeftOut) -> io::Result<()> {
         self.line.send(&FromNew::Ready { version: env!("CARGO_PKG_VERSION").to_owned(), left_out }, None)?;
         self.predecessors = self.line.hear_word(OLD_PATIENCE)?;
         Ok(())

@@ -4,6 +4,7 @@
 //! The new process accepts nothing before this one has stopped to: in between clients wait in the kernel's queue, and there
 //! are never two masters.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::net::TcpListener;
@@ -17,8 +18,9 @@ use rustix::process::Signal;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::changes::few;
 use super::control::{CommandError, Control};
-use super::handover::{Estate, FromNew, FromOld, Line};
+use super::handover::{Estate, FromNew, FromOld, LeftOut, Line};
 use super::readiness::{Readiness, Stage};
 use super::takeover::{ENVIRONMENT, STARTS, Takeover};
 use crate::persist::Store;
@@ -297,17 +299,14 @@ impl Upgrades {
     }
 
     /// Whether the new process serves every site that this one serves.
-    fn loses_nothing(&self, left_out: &[String]) -> Result<(), String> {
+    fn loses_nothing(&self, left_out: &LeftOut) -> Result<(), String> {
         let applied = self.control.applied();
-        let serves = |name: &&String| !applied.broken.iter().any(|broken| broken.name == **name && !broken.kept);
-        let lost: Vec<&str> = left_out.iter().filter(serves).map(String::as_str).collect();
-        if lost.is_empty() {
+        let here: HashSet<&str> = applied.broken.iter().filter(|broken| !broken.kept).map(|broken| broken.name.as_str()).collect();
+        let lost: Vec<&String> = left_out.names.iter().filter(|name| !here.contains(name.as_str())).collect();
+        if lost.is_empty() && left_out.count <= here.len() {
             return Ok(());
         }
-        Err(format!(
-            "the new process would answer with 503 for sites that are served now: {} (`portcullis check` tells why)",
-            lost.join(", ")
-        ))
+        Err(format!("the new process would answer with 503 for sites that are served now: {} (`portcullis check` tells why)", few(&lost)))
     }
 
     /// Whether nobody has told this process to stop meanwhile.

@@ -8,7 +8,7 @@ mod operator;
 mod sites;
 mod users;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -116,7 +116,8 @@ impl Store {
     pub fn keep_applied(&self, applied: &Kept<'_>) -> Result<(), Error> {
         self.write(|transaction| {
             generations::keep(transaction, applied.generation, applied.files, applied.texts)?;
-            sites::keep(transaction, &applied.good, |path| applied.stay.iter().any(|stays| stays == path))?;
+            let stay: HashSet<&Path> = applied.stay.iter().map(PathBuf::as_path).collect();
+            sites::keep(transaction, &applied.good, |path| stay.contains(path))?;
             generations::pin(transaction, applied.generation.rolled_back_to.map(|_| applied.generation.number))?;
             users::put_aside(transaction, applied.tables, applied.lost_tables)?;
             for (table, rows) in &applied.seeds {

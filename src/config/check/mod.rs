@@ -464,8 +464,8 @@ fn check_name(name: &str, what: &str, at: &At<'_>, report: &mut Report) {
 }
 
 /// On a reload a broken site keeps its last good version. Gives the names of the sites that did.
-pub fn keep_last_good(config: &mut Config, previous: &Previous) -> Vec<String> {
-    let mut kept = Vec::new();
+pub fn keep_last_good(config: &mut Config, previous: &Previous) -> HashSet<String> {
+    let mut kept = HashSet::new();
     let broken: Vec<usize> =
         (0..config.sites.len()).filter(|index| config.sites.get(*index).is_some_and(|site| site.routes.is_empty())).collect();
     if broken.is_empty() {
@@ -487,26 +487,53 @@ pub fn keep_last_good(config: &mut Config, previous: &Previous) -> Vec<String> {
         let domains = restored.domains.iter().filter(is_free).cloned().collect();
         if let Some(slot) = config.sites.get_mut(index) {
             *slot = Arc::new(Site { domains, name: name.clone(), ..restored });
-            kept.push(name);
+            kept.insert(name);
         }
     }
     kept
 }
 
-/// The domains of a site that no other site has now; none if another one has its name, as after a file was renamed.
-pub fn domains_left(config: &Config, good: &Site) -> Vec<HostPattern> {
-    if config.sites.iter().any(|site| site.name == good.name) {
-        return Vec::new();
+/// What the sites of a configuration have, and no other one can have as well.
+pub struct Claims {
+    names: HashSet<String>,
+    files: HashSet<PathBuf>,
+    domains: HashSet<String>,
+}
+
+impl Claims {
+    pub fn of(config: &Config) -> Self {
+        let mut claims = Self { names: HashSet::new(), files: HashSet::new(), domains: HashSet::new() };
+        config.sites.iter().for_each(|site| claims.add(site));
+        claims
     }
-    let taken: HashSet<String> = config.sites.iter().flat_map(|site| &site.domains).map(HostPattern::key).collect();
-    good.domains.iter().filter(|domain| !taken.contains(&domain.key())).cloned().collect()
+
+    fn add(&mut self, site: &Site) {
+        self.names.insert(site.name.clone());
+        self.files.insert(site.path.clone());
+        self.domains.extend(site.domains.iter().map(HostPattern::key));
+    }
+
+    /// Whether a site stands in this file.
+    pub fn has_file(&self, path: &Path) -> bool {
+        self.files.contains(path)
+    }
+
+    /// The domains of a site that no other site has now; none if another one has its name, as after a file was renamed.
+    pub fn left_to(&self, good: &Site) -> Vec<HostPattern> {
+        if self.names.contains(&good.name) {
+            return Vec::new();
+        }
+        good.domains.iter().filter(|domain| !self.domains.contains(&domain.key())).cloned().collect()
+    }
 }
 
 /// Lets a site go on whose file is gone. `false`: others have its name or all of its domains now, or a group is gone.
-pub fn keep_vanished(config: &mut Config, good: &Site, previous: &Previous) -> bool {
-    let domains = domains_left(config, good);
+pub fn keep_vanished(config: &mut Config, claims: &mut Claims, good: &Site, previous: &Previous) -> bool {
+    let domains = claims.left_to(good);
     let Some(restored) = restore(good, &previous.groups, &mut config.groups).filter(|_| !domains.is_empty()) else { return false };
-    config.sites.push(Arc::new(Site { domains, ..restored }));
+    let site = Site { domains, ..restored };
+    claims.add(&site);
+    config.sites.push(Arc::new(site));
     true
 }
 
