@@ -168,9 +168,6 @@ impl Writer {
             if let Err(error) = self.output.flush() {
                 self.complain(&error);
             }
-            if self.told.reopen.swap(false, Ordering::Acquire) {
-                self.reopen();
-            }
             let dropped = self.told.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
                 log::warn!("access log: {dropped} lines were dropped, its writer is too slow");
@@ -179,6 +176,10 @@ impl Writer {
     }
 
     fn take(&mut self, message: Message) {
+        // With each message: a queue that never runs empty must not put it off. Mostly a mere look, since a swap would cost.
+        if self.told.reopen.load(Ordering::Relaxed) && self.told.reopen.swap(false, Ordering::Acquire) {
+            self.reopen();
+        }
         match message {
             Message::Line(line) => {
                 if let Err(error) = self.output.write_all(&line) {
@@ -216,5 +217,26 @@ impl Writer {
             self.complained = Some(Instant::now());
             log::error!("access log: cannot be written: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_counts_with_the_next_line_however_many_wait() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (path, moved) = (directory.path().join("log"), directory.path().join("log.1"));
+        let output = BufWriter::new(Output::File(append(&path).unwrap()));
+        let mut writer = Writer { output, path: Some(path.clone()), told: Arc::default(), complained: None };
+        writer.take(Message::Line(b"before\n".to_vec()));
+        std::fs::rename(&path, &moved).unwrap();
+        writer.told.reopen.store(true, Ordering::Release);
+        // More lines are always there: the queue does not run empty.
+        writer.take(Message::Line(b"after\n".to_vec()));
+        writer.output.flush().unwrap();
+        let text = |path| std::fs::read_to_string(path).unwrap();
+        assert_eq!((text(&moved).as_str(), text(&path).as_str()), ("before\n", "after\n"));
     }
 }
