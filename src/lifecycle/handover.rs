@@ -1,6 +1,7 @@
 //! The conversation of two processes of which one takes over from the other: messages, some with a socket, on a pair of
 //! sockets that nobody else has.
 
+use std::collections::HashSet;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
@@ -16,10 +17,11 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::changes::few;
 use crate::tls::tickets::HandedKeys;
 
 /// Changes when processes of before would not understand each other.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// No message is longer.
 const MAX_MESSAGE: usize = 64 << 10;
 /// Names in a message have no more bytes: what JSON adds fits as well.
@@ -81,6 +83,17 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
+    /// The first of them that are not among `here`; `None`: there is none.
+    pub fn beyond(&self, here: &HashSet<&str>) -> Option<String> {
+        let beyond: Vec<&String> = self.names.iter().filter(|name| !here.contains(name.as_str())).collect();
+        match self.count.saturating_sub(here.len()) {
+            _ if !beyond.is_empty() => Some(few(&beyond)),
+            0 => None,
+            // Those that did not fit.
+            more => Some(format!("{more} more than are left out now")),
+        }
+    }
+
     pub fn of<'a>(sites: impl Iterator<Item = &'a str>) -> Self {
         let (mut names, mut count, mut length) = (Vec::new(), 0, 0);
         for name in sites {
@@ -242,6 +255,21 @@ fn unexpected() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sites_that_a_new_process_would_lose_fit_into_a_message() {
+        let names: Vec<String> = (0..100_000).map(|n| format!("s{n}")).collect();
+        let all = LeftOut::of(names.iter().map(String::as_str));
+        let (old, new) = Line::pair().unwrap();
+        Line::new(new).send(&FromNew::Ready { version: "x".to_owned(), left_out: all.clone() }, None).unwrap();
+        let (FromNew::Ready { left_out, .. }, _) = old.receive(Duration::from_secs(5)).unwrap() else { panic!("something else") };
+        assert_eq!((left_out.count, &left_out), (100_000, &all));
+        let here = |count: usize| names.iter().take(count).map(String::as_str).collect::<HashSet<_>>();
+        assert_eq!(left_out.beyond(&here(100_000)), None);
+        assert_eq!(left_out.beyond(&here(99_998)).as_deref(), Some("2 more than are left out now"));
+        assert_eq!(LeftOut::of(["a", "s1"].into_iter()).beyond(&here(5)).as_deref(), Some("a"));
+        assert_eq!(LeftOut::default().beyond(&here(0)), None);
+    }
 
     #[test]
     fn sockets_and_keys_arrive_and_silence_is_told_from_the_end() {

@@ -18,7 +18,6 @@ use rustix::process::Signal;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::changes::few;
 use super::control::{CommandError, Control};
 use super::handover::{Estate, FromNew, FromOld, LeftOut, Line};
 use super::readiness::{Readiness, Stage};
@@ -302,11 +301,12 @@ impl Upgrades {
     fn loses_nothing(&self, left_out: &LeftOut) -> Result<(), String> {
         let applied = self.control.applied();
         let here: HashSet<&str> = applied.broken.iter().filter(|broken| !broken.kept).map(|broken| broken.name.as_str()).collect();
-        let lost: Vec<&String> = left_out.names.iter().filter(|name| !here.contains(name.as_str())).collect();
-        if lost.is_empty() && left_out.count <= here.len() {
-            return Ok(());
+        match left_out.beyond(&here) {
+            None => Ok(()),
+            Some(lost) => {
+                Err(format!("the new process would answer with 503 for sites that are served now: {lost} (`portcullis check` tells why)"))
+            }
         }
-        Err(format!("the new process would answer with 503 for sites that are served now: {} (`portcullis check` tells why)", few(&lost)))
     }
 
     /// Whether nobody has told this process to stop meanwhile.
