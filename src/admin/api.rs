@@ -150,15 +150,7 @@ impl Api {
                 Some(user) => ok(&user_json(&user)),
                 None => failed(&CommandError::NotFound(format!("there is no user `{name}`"))),
             },
-            ("PATCH", ["v1", "users", name]) => answered(asked.json::<UserBody>().and_then(|body| {
-                let placed: Vec<_> = body.placements.into_iter().collect();
-                let (user, is_new) = control.set_user(by, body.table.as_deref(), name, &placed)?;
-                let mut answer = user_json(&user);
-                if let Value::Object(fields) = &mut answer {
-                    fields.insert("is_new".to_owned(), Value::Bool(is_new));
-                }
-                Ok(answer)
-            })),
+            ("PATCH", ["v1", "users", name]) => answered(self.set_user(asked, name)),
             ("DELETE", ["v1", "users", name]) => {
                 answered(control.remove_user(by, asked.query_value("table").as_deref(), name).map(|user| user_json(&user)))
             }
@@ -167,18 +159,8 @@ impl Api {
                 failed(&CommandError::NotFound(format!("no backend group is named `{group}`")))
             }
             ("GET", ["v1", "backends", group]) => ok(&json!({ "backend_groups": status::groups(control, Some(group), usize::MAX) })),
-            ("POST", ["v1", "backends", group, backend]) => answered(asked.json::<StandingBody>().and_then(|body| {
-                let record = control.set_standing(by, group, backend, body.state)?;
-                let warning = (body.state != Standing::Enabled).then(|| status::without_backend(control, group)).flatten();
-                let BackendRecord { state, by, time } = record;
-                Ok(json!({ "group": group, "backend": backend, "state": state, "by": by, "since": time, "warning": warning }))
-            })),
-            ("POST", ["v1", "sites", site, "switch"]) => answered(asked.json::<SwitchBody>().and_then(|body| {
-                let before = control.switch(by, site, &body.active)?;
-                let group = status::group_of_switch(control, site);
-                let warning = group.and_then(|group| status::without_backend(control, &group));
-                Ok(json!({ "site": site, "active": body.active, "before": before, "warning": warning }))
-            })),
+            ("POST", ["v1", "backends", group, backend]) => answered(self.set_standing(asked, group, backend)),
+            ("POST", ["v1", "sites", site, "switch"]) => answered(self.switch(asked, site)),
             ("POST", ["v1", "explain"]) => answered(self.explain(asked)),
             ("POST", ["v1", "stop"]) if self.readiness.stage() == Stage::Stopping => {
                 failed(&CommandError::Conflict("it is stopping already; a second signal cuts what is open".to_owned()))
@@ -240,6 +222,32 @@ impl Api {
         let users = self.control.users(asked.query_value("table").as_deref(), &after, limit)?;
         let next = (users.len() == limit).then(|| users.last().map(|user| user.name.clone())).flatten();
         Ok(json!({ "users": users.iter().map(user_json).collect::<Vec<_>>(), "next": next }))
+    }
+
+    fn set_user(&self, asked: &Asked, name: &str) -> Answer {
+        let body = asked.json::<UserBody>()?;
+        let placed: Vec<_> = body.placements.into_iter().collect();
+        let (user, is_new) = self.control.set_user(&asked.by, body.table.as_deref(), name, &placed)?;
+        let mut answer = user_json(&user);
+        if let Value::Object(fields) = &mut answer {
+            fields.insert("is_new".to_owned(), Value::Bool(is_new));
+        }
+        Ok(answer)
+    }
+
+    fn set_standing(&self, asked: &Asked, group: &str, backend: &str) -> Answer {
+        let body = asked.json::<StandingBody>()?;
+        let BackendRecord { state, by, time } = self.control.set_standing(&asked.by, group, backend, body.state)?;
+        let warning = (state != Standing::Enabled).then(|| status::without_backend(&self.control, group)).flatten();
+        Ok(json!({ "group": group, "backend": backend, "state": state, "by": by, "since": time, "warning": warning }))
+    }
+
+    fn switch(&self, asked: &Asked, site: &str) -> Answer {
+        let body = asked.json::<SwitchBody>()?;
+        let before = self.control.switch(&asked.by, site, &body.active)?;
+        let group = status::group_of_switch(&self.control, site);
+        let warning = group.and_then(|group| status::without_backend(&self.control, &group));
+        Ok(json!({ "site": site, "active": body.active, "before": before, "warning": warning }))
     }
 
     // === Readiness ===

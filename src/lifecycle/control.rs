@@ -388,6 +388,15 @@ impl Settings {
             watched: config.watch.then(watched),
         }
     }
+
+    /// The same, if the files were looked at before they were read: those that cannot be read count as well then.
+    pub(super) fn having_looked(self, looked: Option<Watched>) -> Self {
+        let watched = match (self.watched, looked) {
+            (Some(new), Some(looked)) if new.patterns == looked.patterns => Some(looked),
+            (new, _) => new,
+        };
+        Self { watched, ..self }
+    }
 }
 
 impl Applied {

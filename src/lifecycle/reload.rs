@@ -221,13 +221,7 @@ impl Control {
         };
         let prepared = match self.prepare(asked, &old.previous(), kept) {
             Ok(prepared) => prepared,
-            Err(assembled) => {
-                if watched.is_some() {
-                    // Nobody needs to be told of the same mistake again.
-                    self.settings.store(Arc::new(Settings { watched, ..Settings::clone(&self.settings()) }));
-                }
-                return self.refuse(asked, *assembled);
-            }
+            Err(assembled) => return self.refuse(asked, *assembled, watched),
         };
         let Prepared { config, assembled, listeners, log } = prepared;
         assembled.tell();
@@ -240,13 +234,7 @@ impl Control {
         let seen = self.listeners.seen();
         let mut changes = between(&Before { checked: &old.checked, listeners: &seen, users: &old.rules.users }, &config);
         let seeds = seeds_of(&config, &assembled.seeded);
-        let mut settings = Settings::of(&config, &self.path, assembled.stamps.as_ref());
-        if let (Some(new), Some(looked)) = (&mut settings.watched, watched)
-            && new.patterns == looked.patterns
-        {
-            // Files that cannot be read count as well.
-            *new = looked;
-        }
+        let settings = Settings::of(&config, &self.path, assembled.stamps.as_ref()).having_looked(watched);
         for site in &assembled.unswitched {
             let told = format!("the switch of the site {site} has ended: its file says something else than when it was switched");
             log::warn!("{told}");
@@ -366,7 +354,11 @@ impl Control {
         compile(config, &Carry { generation, health: &self.health, tls: &self.shared.tls, secret: &secret, standing: &standing })
     }
 
-    fn refuse(&self, asked: &Reload, assembled: Assembled) -> Told {
+    fn refuse(&self, asked: &Reload, assembled: Assembled, watched: Option<Watched>) -> Told {
+        if watched.is_some() {
+            // Nobody needs to be told of the same mistake again.
+            self.settings.store(Arc::new(Settings { watched, ..Settings::clone(&self.settings()) }));
+        }
         let Assembled { report, mut broken, .. } = assembled;
         // Nothing is left out: all stays as it is.
         broken.retain(|broken| broken.kept);
