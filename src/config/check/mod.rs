@@ -7,6 +7,7 @@ mod dead_regex;
 mod edits;
 mod group;
 mod health;
+mod last_good;
 mod listener;
 mod members;
 mod route;
@@ -15,6 +16,7 @@ mod site;
 mod users;
 mod users_stream;
 
+pub use last_good::{Claims, keep_last_good, keep_vanished};
 pub use site::digest_of;
 pub use users::{fits_into_a_path, read_text as read_users};
 
@@ -32,11 +34,10 @@ use super::raw::{self, Short};
 use super::read::read;
 use super::source::{read_document, relative_to};
 use super::{
-    AccessLog, Admin, Config, ErrorPages, Group, GroupId, LogFormat, LogTarget, Previous, Secret, Site, SiteCertificates, Target, Timeouts,
+    AccessLog, Admin, Config, ErrorPages, Group, GroupId, LogFormat, LogTarget, Previous, Secret, Site, SiteCertificates, Timeouts,
     UnknownHost,
 };
 use crate::rewrite::headers::HeaderEdit;
-use crate::routing::host::HostPattern;
 use crate::routing::users::Users;
 use crate::tls::Preset;
 use crate::tls::store::{Files, Loaded};
@@ -461,104 +462,4 @@ fn check_name(name: &str, what: &str, at: &At<'_>, report: &mut Report) {
     if !good {
         report.push(at.error(format!("`{name}` is no name for a {what}")).with_help("use up to 64 letters, digits, `.`, `_` and `-`"));
     }
-}
-
-/// On a reload a broken site keeps its last good version. Gives the names of the sites that did.
-pub fn keep_last_good(config: &mut Config, previous: &Previous) -> HashSet<String> {
-    let mut kept = HashSet::new();
-    let broken: Vec<usize> =
-        (0..config.sites.len()).filter(|index| config.sites.get(*index).is_some_and(|site| site.routes.is_empty())).collect();
-    if broken.is_empty() {
-        return kept;
-    }
-    let good: HashMap<&Path, &Site> =
-        previous.sites.iter().filter(|site| !site.routes.is_empty()).map(|site| (site.path.as_path(), site.as_ref())).collect();
-    let mut owners: HashMap<String, usize> = HashMap::new();
-    for (index, site) in config.sites.iter().enumerate() {
-        owners.extend(site.domains.iter().map(|domain| (domain.key(), index)));
-    }
-    for index in broken {
-        let Some(site) = config.sites.get(index) else { continue };
-        let Some(good) = good.get(site.path.as_path()) else { continue };
-        let name = site.name.clone();
-        let Some(restored) = restore(good, &previous.groups, &mut config.groups) else { continue };
-        // What others were given meanwhile stays with them.
-        let is_free = |domain: &&HostPattern| owners.get(&domain.key()).is_none_or(|owner| *owner == index);
-        let domains = restored.domains.iter().filter(is_free).cloned().collect();
-        if let Some(slot) = config.sites.get_mut(index) {
-            *slot = Arc::new(Site { domains, name: name.clone(), ..restored });
-            kept.insert(name);
-        }
-    }
-    kept
-}
-
-/// What the sites of a configuration have, and no other one can have as well.
-pub struct Claims {
-    names: HashSet<String>,
-    files: HashSet<PathBuf>,
-    domains: HashSet<String>,
-}
-
-impl Claims {
-    pub fn of(config: &Config) -> Self {
-        let mut claims = Self { names: HashSet::new(), files: HashSet::new(), domains: HashSet::new() };
-        config.sites.iter().for_each(|site| claims.add(site));
-        claims
-    }
-
-    fn add(&mut self, site: &Site) {
-        self.names.insert(site.name.clone());
-        self.files.insert(site.path.clone());
-        self.domains.extend(site.domains.iter().map(HostPattern::key));
-    }
-
-    /// Whether a site stands in this file.
-    pub fn has_file(&self, path: &Path) -> bool {
-        self.files.contains(path)
-    }
-
-    /// The domains of a site that no other site has now; none if another one has its name, as after a file was renamed.
-    pub fn left_to(&self, good: &Site) -> Vec<HostPattern> {
-        if self.names.contains(&good.name) {
-            return Vec::new();
-        }
-        good.domains.iter().filter(|domain| !self.domains.contains(&domain.key())).cloned().collect()
-    }
-}
-
-/// Lets a site go on whose file is gone. `false`: others have its name or all of its domains now, or a group is gone.
-pub fn keep_vanished(config: &mut Config, claims: &mut Claims, good: &Site, previous: &Previous) -> bool {
-    let domains = claims.left_to(good);
-    let Some(restored) = restore(good, &previous.groups, &mut config.groups).filter(|_| !domains.is_empty()) else { return false };
-    let site = Site { domains, ..restored };
-    claims.add(&site);
-    config.sites.push(Arc::new(site));
-    true
-}
-
-/// A good site names its groups by number: the numbers are found anew. `None`: a group that it needs is gone.
-fn restore(good: &Site, old_groups: &[Group], groups: &mut Vec<Group>) -> Option<Site> {
-    let mut site = good.clone();
-    let mut own = None;
-    for route in &mut site.routes {
-        let Target::Group(id) = &mut route.target else { continue };
-        let old = old_groups.get(id.0 as usize)?;
-        let position = if old.of_site {
-            // Its own backends come back with it, whatever else has their name now.
-            *own.get_or_insert_with(|| {
-                groups.push(old.clone());
-                groups.len() - 1
-            })
-        } else {
-            groups.iter().position(|group| !group.of_site && group.name == old.name)?
-        };
-        *id = GroupId(u32::try_from(position).ok()?);
-    }
-    for (_, id) in site.switch.iter_mut().flat_map(|switch| &mut switch.groups) {
-        let old = old_groups.get(id.0 as usize)?;
-        let position = groups.iter().position(|group| !group.of_site && group.name == old.name)?;
-        *id = GroupId(u32::try_from(position).ok()?);
-    }
-    Some(site)
 }
